@@ -1,0 +1,90 @@
+"""The door to every exchange: one class per exchange and market family behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
+
+from exchanges.adapters.exceptions import ExchangeError, UnsupportedOrder
+from exchanges.adapters.types import (
+    Balance,
+    Capabilities,
+    Fill,
+    InstrumentSpec,
+    OrderRef,
+    OrderReport,
+    OrderRequest,
+    StreamEvent,
+    VenuePosition,
+)
+
+
+class Exchange(ABC):
+    """One account at one exchange and market family.
+
+    Stateless apart from its session and caches; speaks our words and Decimals only.
+    Every method raises a subclass of ExchangeError and nothing else when the exchange,
+    or the way to it, is at fault.
+    """
+
+    venue: str  # "binance"
+    capabilities: Capabilities
+
+    def check(self, request: OrderRequest) -> None:
+        """Raise UnsupportedOrder before any byte leaves, where the exchange cannot do this."""
+        if request.order_type not in self.capabilities.order_types:
+            raise UnsupportedOrder(f"{self.venue} has no {request.order_type} orders here", venue=self.venue)
+        if request.reduce_only and not self.capabilities.reduce_only:
+            raise UnsupportedOrder(f"{self.venue} has no reduce-only orders here", venue=self.venue)
+
+    @abstractmethod
+    async def load_instruments(self) -> list[InstrumentSpec]: ...
+
+    @abstractmethod
+    async def place_orders(self, requests: Sequence[OrderRequest]) -> list[OrderReport | ExchangeError]:
+        """Place orders; one result per request, in order. Never raises for an order's own sake."""
+
+    @abstractmethod
+    async def cancel_orders(self, refs: Sequence[OrderRef]) -> list[OrderReport | ExchangeError]:
+        """Cancel orders; one result per ref, in order. "Already gone" is OrderNotFound: fetch then."""
+
+    @abstractmethod
+    async def fetch_order(self, ref: OrderRef) -> OrderReport:
+        """Raises OrderNotFound when the exchange does not know it."""
+
+    @abstractmethod
+    async def fetch_open_orders(self, symbol: str | None = None) -> list[OrderReport]: ...
+
+    @abstractmethod
+    async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
+        """Every fill of one order, oldest first."""
+
+    @abstractmethod
+    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[OrderReport]:
+        """Orders of a symbol, ended ones too, that were made or changed since then (epoch ms)."""
+
+    @abstractmethod
+    async def fetch_balances(self) -> list[Balance]: ...
+
+    @abstractmethod
+    async def fetch_positions(self) -> list[VenuePosition]: ...
+
+    @abstractmethod
+    async def fetch_tickers(self, symbols: Sequence[str]) -> dict[str, Decimal]:
+        """Last traded price by symbol; a symbol that the exchange does not know is left out."""
+
+    @abstractmethod
+    async def set_leverage(self, symbol: str, leverage: int) -> None: ...
+
+    @abstractmethod
+    async def check_account(self) -> None:
+        """Raise, in words a trader understands, when the account cannot be used (bad key, hedge mode)."""
+
+    @abstractmethod
+    async def warm_up(self) -> None:
+        """Open the connection and learn the server's clock, so that the first order is as fast as the next."""
+
+    @abstractmethod
+    def user_stream(self) -> AsyncIterator[StreamEvent]:
+        """Follow the account's orders for ever, reconnecting by itself; close it with `aclose()`."""
