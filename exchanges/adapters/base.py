@@ -83,7 +83,7 @@ class Exchange(ABC):
 
     @abstractmethod
     async def warm_up(self) -> None:
-        """Open the connection and learn the server's clock, so that the first order is as fast as the next."""
+        """Open the connection and learn the server's clock: the first order is as fast as the next."""
 
     @abstractmethod
     def user_stream(self) -> AsyncIterator[StreamEvent]:

@@ -1,0 +1,195 @@
+"""Accounts at exchanges, the instruments that trade there, and their last prices."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F
+
+from exchanges.adapters.types import CRYPTO_MARKETS, Credentials, MarketType
+from exchanges.adapters.types import Environment as EnvironmentWord
+from exchanges.fields import ExactDecimalField, decrypt, encrypt
+
+
+class ConfigVersion(models.Model):
+    """One row that counts changes of configuration.
+
+    What processes cache (strategies, accounts, instruments, switches) is good as long as this number
+    stands. It is bumped in the transaction that changes such a row, so a paused strategy or a rotated
+    token bites on the very next webhook in every process, with or without Redis.
+    """
+
+    version = models.BigIntegerField(default=0)
+
+    @classmethod
+    def bump(cls) -> None:
+        if not cls.objects.filter(pk=1).update(version=F("version") + 1):
+            cls.objects.get_or_create(pk=1, defaults={"version": 1})
+
+    @classmethod
+    def current(cls) -> int:
+        return cls.objects.filter(pk=1).values_list("version", flat=True).first() or 0
+
+
+class ConfigQuerySet(models.QuerySet[Any]):
+    """Every way to write many rows at once bumps the version as a single save does."""
+
+    def update(self, **kwargs: Any) -> int:
+        count = super().update(**kwargs)
+        ConfigVersion.bump()
+        return count
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
+        made = super().bulk_create(*args, **kwargs)
+        ConfigVersion.bump()
+        return made
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        gone = super().delete()
+        ConfigVersion.bump()
+        return gone
+
+
+class ConfigModel(models.Model):
+    """A row that processes cache; see ConfigVersion."""
+
+    objects = ConfigQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        ConfigVersion.bump()
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        gone = super().delete(*args, **kwargs)
+        ConfigVersion.bump()
+        return gone
+
+
+class Environment(models.TextChoices):
+    LIVE = EnvironmentWord.LIVE.value, "Live"
+    TESTNET = EnvironmentWord.TESTNET.value, "Testnet"
+    SIMULATOR = EnvironmentWord.SIMULATOR.value, "Simulator"
+
+
+class Market(models.TextChoices):
+    SPOT = MarketType.SPOT.value, "Spot"
+    FUTURES = MarketType.FUTURES.value, "Futures"
+    DOMESTIC_STOCK = MarketType.DOMESTIC_STOCK.value, "Domestic stock"
+    OVERSEAS_STOCK = MarketType.OVERSEAS_STOCK.value, "Overseas stock"
+    DOMESTIC_FUTUREOPTION = MarketType.DOMESTIC_FUTUREOPTION.value, "Domestic futures and options"
+    OVERSEAS_FUTUREOPTION = MarketType.OVERSEAS_FUTUREOPTION.value, "Overseas futures and options"
+
+
+class ExchangeName(models.TextChoices):
+    BINANCE = "binance", "Binance"
+
+
+class AccountType(models.TextChoices):
+    CRYPTO = "CRYPTO", "Crypto"
+    STOCK = "STOCK", "Stock"
+
+    @classmethod
+    def for_market(cls, market_type: str) -> AccountType:
+        return cls.CRYPTO if market_type in CRYPTO_MARKETS else cls.STOCK
+
+
+class Account(ConfigModel):
+    """One set of credentials at one exchange, owned by a user."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="accounts")
+    name = models.CharField(max_length=64)
+    exchange = models.CharField(max_length=16, choices=ExchangeName.choices)
+    account_type = models.CharField(max_length=8, choices=AccountType.choices, default=AccountType.CRYPTO)
+    environment = models.CharField(max_length=12, choices=Environment.choices, default=Environment.SIMULATOR)
+    encrypted_api_key = models.TextField(editable=False)
+    encrypted_api_secret = models.TextField(editable=False)
+    encrypted_passphrase = models.TextField(editable=False, blank=True, default="")
+    is_active = models.BooleanField(default=True)
+    kill_switch = models.BooleanField(
+        default=False, help_text="Nothing is sent for this account while it is on."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("user_id", "name")
+        constraints = [models.UniqueConstraint(fields=["user", "name"], name="account_name_per_user")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(
+            api_key=decrypt(self.encrypted_api_key),
+            api_secret=decrypt(self.encrypted_api_secret),
+            passphrase=decrypt(self.encrypted_passphrase),
+        )
+
+    @credentials.setter
+    def credentials(self, value: Credentials) -> None:
+        self.encrypted_api_key = encrypt(value.api_key)
+        self.encrypted_api_secret = encrypt(value.api_secret)
+        self.encrypted_passphrase = encrypt(value.passphrase)
+
+
+class Instrument(ConfigModel):
+    """One tradable thing at one exchange, with its grid. Units: see exchanges.adapters.types."""
+
+    exchange = models.CharField(max_length=16, choices=ExchangeName.choices)
+    environment = models.CharField(max_length=12, choices=Environment.choices)
+    market_type = models.CharField(max_length=24, choices=Market.choices)
+    symbol = models.CharField(max_length=48)
+    venue_symbol = models.CharField(max_length=48)
+    base_asset = models.CharField(max_length=24)
+    quote_asset = models.CharField(max_length=24)
+    tick_size = ExactDecimalField()
+    lot_step = ExactDecimalField()
+    min_quantity = ExactDecimalField()
+    max_quantity = ExactDecimalField(null=True, blank=True)
+    min_notional = ExactDecimalField(default=Decimal(0))
+    contract_multiplier = ExactDecimalField(default=Decimal(1))
+    market_lot_step = ExactDecimalField(null=True, blank=True)
+    market_max_quantity = ExactDecimalField(null=True, blank=True)
+    max_open_orders = models.PositiveIntegerField(null=True, blank=True)
+    max_conditional_orders = models.PositiveIntegerField(null=True, blank=True)
+    is_trading = models.BooleanField(default=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("exchange", "market_type", "symbol")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["exchange", "environment", "market_type", "symbol"], name="instrument_symbol"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} ({self.exchange} {self.market_type})"
+
+
+class LastPrice(models.Model):
+    """The last traded price that any process saw; the streams process keeps it fresh."""
+
+    exchange = models.CharField(max_length=16)
+    environment = models.CharField(max_length=12)
+    market_type = models.CharField(max_length=24)
+    symbol = models.CharField(max_length=48)
+    price = ExactDecimalField()
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["exchange", "environment", "market_type", "symbol"], name="last_price_symbol"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.price}"

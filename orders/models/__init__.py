@@ -1,0 +1,33 @@
+from orders.models.book import Book
+from orders.models.delivery import DeliveryState, WebhookDelivery
+from orders.models.event import EventSource, EventType, OrderEvent
+from orders.models.failed_order import FailedOrder, FailedStatus
+from orders.models.intent import Home, OrderIntent, Placement, PlacementOutcome
+from orders.models.ledger import StrategyPosition, Trade, TradeExecution
+from orders.models.open_order import CancelReason, OpenOrder
+from orders.models.strategy import ExecutionMode, KillSwitch, Strategy, StrategyAccount, UserProfile
+
+__all__ = [
+    "Book",
+    "CancelReason",
+    "DeliveryState",
+    "EventSource",
+    "EventType",
+    "ExecutionMode",
+    "FailedOrder",
+    "FailedStatus",
+    "Home",
+    "KillSwitch",
+    "OpenOrder",
+    "OrderEvent",
+    "OrderIntent",
+    "Placement",
+    "PlacementOutcome",
+    "Strategy",
+    "StrategyAccount",
+    "StrategyPosition",
+    "Trade",
+    "TradeExecution",
+    "UserProfile",
+    "WebhookDelivery",
+]

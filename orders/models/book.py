@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from django.db import models
+
+from exchanges.models import Account, Market
+
+
+class Book(models.Model):
+    """All orders of one (account, market type, symbol): the unit of queueing and locking.
+
+    The row is the lock; it is made with insert-or-ignore before the first lock and never deleted.
+    """
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="books")
+    market_type = models.CharField(max_length=24, choices=Market.choices)
+    symbol = models.CharField(max_length=48)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "market_type", "symbol"], name="book_per_symbol")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.market_type} #{self.account_id}"

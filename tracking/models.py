@@ -1,0 +1,71 @@
+"""Who follows which account's stream, and reports that no order of ours explains yet."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from exchanges.models import Account, Market
+
+
+class SessionStatus(models.TextChoices):
+    CONNECTING = "connecting", "Connecting"
+    CONNECTED = "connected", "Connected"
+    DISCONNECTED = "disconnected", "Disconnected"
+    ERROR = "error", "Error"
+
+
+class OrderTrackingSession(models.Model):
+    """The lease on one account's user stream (per market type): one process follows it at a time."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="tracking_sessions")
+    market_type = models.CharField(max_length=24, choices=Market.choices)
+    owner = models.CharField(max_length=64, blank=True, default="")
+    status = models.CharField(
+        max_length=16, choices=SessionStatus.choices, default=SessionStatus.DISCONNECTED
+    )
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    connected_at = models.DateTimeField(null=True, blank=True)
+    disconnected_at = models.DateTimeField(null=True, blank=True)
+    last_ping = models.DateTimeField(null=True, blank=True)
+    last_reconciled_at = models.DateTimeField(null=True, blank=True)
+    reconnect_count = models.PositiveIntegerField(default=0)
+    last_error = models.CharField(max_length=500, blank=True, default="")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "market_type"], name="one_session_per_stream")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.market_type} {self.status}"
+
+
+class UnmatchedReport(models.Model):
+    """A report that named no placement of ours when it came.
+
+    Tried again whenever a placement of its account gains an id; external once its book has no
+    unresolved placement left.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "WAITING", "May still be ours"
+        MATCHED = "MATCHED", "Turned out to be ours"
+        EXTERNAL = "EXTERNAL", "Not ours"
+        UNREADABLE = "UNREADABLE", "Could not be read"
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="unmatched_reports")
+    market_type = models.CharField(max_length=24, choices=Market.choices)
+    symbol = models.CharField(max_length=48, blank=True, default="")
+    client_order_id = models.CharField(max_length=64, blank=True, default="")
+    exchange_order_id = models.CharField(max_length=64, blank=True, default="")
+    state = models.CharField(max_length=12, choices=State.choices, default=State.WAITING)
+    report = models.JSONField(default=dict)  # the normalised report, decimals as text
+    error = models.CharField(max_length=500, blank=True, default="")
+    received_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["account", "state"], name="unmatched_by_account")]
+
+    def __str__(self) -> str:
+        return f"{self.exchange_order_id or self.client_order_id} {self.state}"
