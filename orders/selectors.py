@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 
 from exchanges.models import Instrument, LastPrice
+from orders.listing import RESOLVING, EventRow, FailedRow, OpenOrderRow, PositionRow, TradeRow
 from orders.models import (
     FailedOrder,
     FailedStatus,
     OpenOrder,
     OrderEvent,
+    OrderIntent,
     StrategyAccount,
     StrategyPosition,
     Trade,
@@ -32,8 +34,6 @@ FAILED_SHOWN = 50
 FLAT_SHOWN_FOR = timedelta(hours=24)  # a closed position stays in sight with what it earned
 PRICE_FRESH_FOR = timedelta(seconds=62)  # prices are refreshed every 31 s at the latest: two misses are stale
 RESOLVING_AFTER = timedelta(seconds=5)  # a submission normally answers long before
-
-RESOLVING = "resolving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,143 +67,19 @@ class Visible:
         return events
 
 
-@dataclass(frozen=True, slots=True)
-class PositionRow:
-    key: str
-    symbol: str
-    market_type: str
-    strategy: str
-    account: str
-    quote_asset: str
-    quantity: Decimal
-    average_price: Decimal | None
-    last_price: Decimal | None
-    last_price_is_stale: bool
-    unrealized_pnl: Decimal | None
-    unrealized_percent: Decimal | None  # of the entry notional
-    realized_pnl: Decimal
-    tick_size: Decimal | None
-    lot_step: Decimal | None
-
-    @property
-    def is_flat(self) -> bool:
-        return self.quantity == 0
-
-
-@dataclass(frozen=True, slots=True)
-class OpenOrderRow:
-    key: str
-    symbol: str
-    market_type: str
-    strategy: str
-    account: str
-    side: str
-    order_type: str
-    price: Decimal | None
-    stop_price: Decimal | None
-    quantity: Decimal
-    filled_quantity: Decimal
-    status: str
-    reduce_only: bool
-    client_order_id: str
-    submitted_at: datetime
-    tick_size: Decimal | None
-    lot_step: Decimal | None
-
-    @property
-    def filled_percent(self) -> int:
-        """Whole percent, rounded down: only a filled order shows 100."""
-        return int(self.filled_quantity / self.quantity * 100) if self.quantity else 0
-
-
-@dataclass(frozen=True, slots=True)
-class TradeRow:
-    key: str
-    symbol: str
-    market_type: str
-    strategy: str
-    account: str
-    side: str
-    quantity: Decimal
-    average_price: Decimal
-    notional: Decimal
-    realized_pnl: Decimal
-    quote_asset: str
-    fees: tuple[tuple[str, str], ...]  # (asset, amount)
-    executed_at: datetime
-    tick_size: Decimal | None
-    lot_step: Decimal | None
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRow:
-    """A failed order, or one whose outcome is still unknown (`status` is RESOLVING)."""
-
-    key: str
-    symbol: str
-    market_type: str
-    strategy: str
-    account: str
-    side: str
-    order_type: str
-    price: Decimal | None
-    stop_price: Decimal | None
-    quantity: Decimal
-    status: str
-    reason: str
-    exchange_error: str
-    error_type: str
-    retry_count: int
-    created_at: datetime
-    tick_size: Decimal | None
-    lot_step: Decimal | None
-
-    @property
-    def is_resolving(self) -> bool:
-        return self.status == RESOLVING
-
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """One line of the log. What it says of an order is empty where its order is gone or was never ours."""
-
-    id: int
-    type: str
-    source: str
-    symbol: str
-    side: str
-    order_type: str
-    quantity: Decimal | None
-    price: Decimal | None
-    strategy: str
-    account: str
-    after: str
-    message: str
-    data: dict[str, Any]
-    created_at: datetime
-
-    @property
-    def key(self) -> str:
-        return f"event-{self.id}"
-
-
 def positions(visible: Visible, *, now: datetime) -> list[PositionRow]:
     """Open positions first, then those closed within the last day, each by strategy and symbol."""
-    rows = (
-        StrategyPosition.objects.filter(visible.rows())
-        .filter(~Q(quantity=Decimal(0)) | Q(last_executed_at__gte=now - FLAT_SHOWN_FOR))
-        .annotate(
-            **_whose(),
-            **_grid(),
-            multiplier=_instrument("contract_multiplier"),
-            quote=_instrument("quote_asset"),
-            last_price=_last_price("price"),
-            price_seen_at=_last_price("seen_at"),
-        )
-        .order_by("strategy_name", "account_name", "symbol", "pk")[:POSITIONS_SHOWN]
+    rows = StrategyPosition.objects.filter(visible.rows()).filter(
+        ~Q(quantity=Decimal(0)) | Q(last_executed_at__gte=now - FLAT_SHOWN_FOR)
     )
-    shown = [_position_row(row, now=now) for row in rows]
-    return sorted(shown, key=lambda row: row.is_flat)
+    shown = _listed(rows).annotate(
+        multiplier=_instrument("contract_multiplier"),
+        quote=_instrument("quote_asset"),
+        last_price=_last_price("price"),
+        price_seen_at=_last_price("seen_at"),
+    )
+    shown = shown.order_by("strategy_name", "account_name", "symbol", "pk")[:POSITIONS_SHOWN]
+    return sorted((_position_row(row, now=now) for row in shown), key=lambda row: row.is_flat)
 
 
 def _position_row(row: Any, *, now: datetime) -> PositionRow:
@@ -220,8 +96,6 @@ def _position_row(row: Any, *, now: datetime) -> PositionRow:
         key=f"position-{row.pk}",
         symbol=row.symbol,
         market_type=row.market_type,
-        strategy=row.strategy_name,
-        account=row.account_name,
         quote_asset=row.quote or _quote_of(row.symbol),
         quantity=row.quantity,
         average_price=entry,
@@ -230,69 +104,48 @@ def _position_row(row: Any, *, now: datetime) -> PositionRow:
         unrealized_pnl=pnl,
         unrealized_percent=percent,
         realized_pnl=row.realized_pnl,
-        tick_size=row.tick_size,
-        lot_step=row.lot_step,
+        **_whose(row),
     )
 
 
 def open_orders(visible: Visible, *, now: datetime) -> list[OpenOrderRow]:
     """The newest first."""
-    rows = (
-        OpenOrder.objects.filter(visible.rows())
-        .select_related("intent", "placement")
-        .annotate(**_whose(), **_grid("intent__"))
-        .order_by("-intent_id")[:OPEN_ORDERS_SHOWN]
-    )
+    rows = OpenOrder.objects.filter(visible.rows()).select_related("intent", "placement")
     return [
         OpenOrderRow(
             key=f"order-{row.intent_id}",
-            symbol=row.intent.symbol,
-            market_type=row.intent.market_type,
-            strategy=row.strategy_name,
-            account=row.account_name,
-            side=row.intent.side,
-            order_type=row.intent.order_type,
-            price=row.intent.price,
-            stop_price=row.intent.stop_price,
             quantity=row.intent.quantity,
             filled_quantity=row.intent.filled_quantity,
             status=row.status,
             reduce_only=row.intent.reduce_only,
             client_order_id=row.placement.client_order_id,
             submitted_at=row.submitted_at,
-            tick_size=row.tick_size,
-            lot_step=row.lot_step,
+            **_what(row.intent),
+            **_whose(row),
         )
-        for row in rows
+        for row in _listed(rows, "intent__").order_by("-intent_id")[:OPEN_ORDERS_SHOWN]
     ]
 
 
 def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
     """What the last orders did, the latest fill first."""
-    rows = (
-        Trade.objects.filter(visible.rows())
-        .annotate(**_whose(), **_grid(), quote=_instrument("quote_asset"))
-        .order_by("-last_executed_at", "-pk")[:TRADES_SHOWN]
-    )
+    rows = _listed(Trade.objects.filter(visible.rows())).annotate(quote=_instrument("quote_asset"))
     return [
         TradeRow(
             key=f"trade-{row.pk}",
             symbol=row.symbol,
             market_type=row.market_type,
-            strategy=row.strategy_name,
-            account=row.account_name,
             side=row.side,
             quantity=row.quantity,
             average_price=row.average_price,
             notional=row.notional,
             realized_pnl=row.realized_pnl,
             quote_asset=row.quote or _quote_of(row.symbol),
-            fees=tuple(sorted((str(asset), str(amount)) for asset, amount in row.fees.items())),
+            fees=tuple(sorted((str(asset), str(fee)) for asset, fee in row.fees.items())),
             executed_at=row.last_executed_at,
-            tick_size=row.tick_size,
-            lot_step=row.lot_step,
+            **_whose(row),
         )
-        for row in rows
+        for row in rows.order_by("-last_executed_at", "-pk")[:TRADES_SHOWN]
     ]
 
 
@@ -302,24 +155,13 @@ def failed_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
 
 
 def _resolving_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
-    rows = (
-        OpenOrder.objects.filter(visible.rows())
-        .filter(status=OrderStatus.SUBMITTING, submitted_at__lt=now - RESOLVING_AFTER)
-        .select_related("intent", "placement")
-        .annotate(**_whose(), **_grid("intent__"))
-        .order_by("-intent_id")[:FAILED_SHOWN]
+    rows = OpenOrder.objects.filter(visible.rows()).filter(
+        status=OrderStatus.SUBMITTING, submitted_at__lt=now - RESOLVING_AFTER
     )
+    rows = rows.select_related("intent", "placement")
     return [
         FailedRow(
             key=f"resolving-{row.intent_id}",
-            symbol=row.intent.symbol,
-            market_type=row.intent.market_type,
-            strategy=row.strategy_name,
-            account=row.account_name,
-            side=row.intent.side,
-            order_type=row.intent.order_type,
-            price=row.intent.price,
-            stop_price=row.intent.stop_price,
             quantity=row.intent.remaining_quantity,
             status=RESOLVING,
             reason="",
@@ -327,31 +169,18 @@ def _resolving_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
             error_type="",
             retry_count=row.intent.retry_count,
             created_at=row.submitted_at,
-            tick_size=row.tick_size,
-            lot_step=row.lot_step,
+            **_what(row.intent),
+            **_whose(row),
         )
-        for row in rows
+        for row in _listed(rows, "intent__").order_by("-intent_id")[:FAILED_SHOWN]
     ]
 
 
 def _failed_orders(visible: Visible) -> list[FailedRow]:
-    rows = (
-        FailedOrder.objects.filter(visible.rows())
-        .exclude(status=FailedStatus.REMOVED)
-        .annotate(**_whose(), **_grid())
-        .order_by("-pk")[:FAILED_SHOWN]
-    )
+    rows = FailedOrder.objects.filter(visible.rows()).exclude(status=FailedStatus.REMOVED)
     return [
         FailedRow(
             key=f"failed-{row.pk}",
-            symbol=row.symbol,
-            market_type=row.market_type,
-            strategy=row.strategy_name,
-            account=row.account_name,
-            side=row.side,
-            order_type=row.order_type,
-            price=row.price,
-            stop_price=row.stop_price,
             quantity=row.quantity,
             status=row.status,
             reason=row.reason,
@@ -359,10 +188,10 @@ def _failed_orders(visible: Visible) -> list[FailedRow]:
             error_type=row.error_type,
             retry_count=row.retry_count,
             created_at=row.created_at,
-            tick_size=row.tick_size,
-            lot_step=row.lot_step,
+            **_what(row),
+            **_whose(row),
         )
-        for row in rows
+        for row in _listed(rows).order_by("-pk")[:FAILED_SHOWN]
     ]
 
 
@@ -385,12 +214,11 @@ def event_rows(events: QuerySet[OrderEvent]) -> list[EventRow]:
             side=row.side or "",
             order_type=row.order_type or "",
             quantity=row.quantity,
+            filled_quantity=_decimal(row.data.get("filled_quantity")),
             price=row.price,
             strategy=row.strategy_name or "",
             account=row.account_name or "",
-            after=row.after,
             message=row.message,
-            data=row.data,
             created_at=row.created_at,
         )
         for row in rows
@@ -405,32 +233,58 @@ def strategy_accounts(user_id: int | None) -> QuerySet[StrategyAccount]:
     return rows.order_by("strategy__group_name", "account__name", "pk")
 
 
-def _whose() -> dict[str, Any]:
+def _listed(rows: Any, order: str = "") -> Any:
+    """Add whose a row is and its instrument's grid. `order` is the path to its symbol and market."""
+    return rows.annotate(
+        strategy_name=F("strategy_account__strategy__group_name"),
+        account_name=F("strategy_account__account__name"),
+        tick_size=_instrument("tick_size", order),
+        lot_step=_instrument("lot_step", order),
+    )
+
+
+def _whose(row: Any) -> dict[str, Any]:
     return {
-        "strategy_name": F("strategy_account__strategy__group_name"),
-        "account_name": F("strategy_account__account__name"),
+        "strategy": row.strategy_name,
+        "account": row.account_name,
+        "tick_size": row.tick_size,
+        "lot_step": row.lot_step,
     }
 
 
-def _grid(prefix: str = "") -> dict[str, Any]:
-    return {"tick_size": _instrument("tick_size", prefix), "lot_step": _instrument("lot_step", prefix)}
+def _what(order: OrderIntent | FailedOrder) -> dict[str, Any]:
+    return {
+        "symbol": order.symbol,
+        "market_type": order.market_type,
+        "side": order.side,
+        "order_type": order.order_type,
+        "price": order.price,
+        "stop_price": order.stop_price,
+    }
 
 
-def _instrument(field: str, prefix: str = "") -> Subquery:
-    return Subquery(Instrument.objects.filter(**_same_market(prefix)).order_by().values(field)[:1])
+def _instrument(field: str, order: str = "") -> Subquery:
+    return Subquery(Instrument.objects.filter(**_same_market(order)).order_by().values(field)[:1])
 
 
 def _last_price(field: str) -> Subquery:
     return Subquery(LastPrice.objects.filter(**_same_market()).values(field)[:1])
 
 
-def _same_market(prefix: str = "") -> dict[str, Any]:
+def _same_market(order: str = "") -> dict[str, Any]:
     return {
         "exchange": OuterRef("strategy_account__account__exchange"),
         "environment": OuterRef("strategy_account__account__environment"),
-        "market_type": OuterRef(f"{prefix}market_type"),
-        "symbol": OuterRef(f"{prefix}symbol"),
+        "market_type": OuterRef(f"{order}market_type"),
+        "symbol": OuterRef(f"{order}symbol"),
     }
+
+
+def _decimal(text: object) -> Decimal | None:
+    try:
+        return Decimal(str(text))
+    except InvalidOperation:
+        return None
 
 
 def _quote_of(symbol: str) -> str:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from django.db import connection
 
-from orders.selectors import EventRow, Visible, event_rows
+from orders.listing import EventRow
+from orders.selectors import Visible, event_rows
 
 MAX_BEHIND = 500  # events; a reader that missed more starts afresh
 TICKER_LENGTH = 50

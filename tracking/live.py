@@ -17,8 +17,9 @@ from django.template.loader import render_to_string
 from django.utils import translation
 
 from orders import selectors
+from orders.listing import EventRow
 from orders.models import EventType
-from orders.selectors import EventRow, Visible
+from orders.selectors import Visible
 from orders.states import OrderStatus
 from tracking.event_log import EventReader
 from tracking.rows import Added, Changed, Gone, changes
@@ -48,26 +49,27 @@ SECTIONS = {
     )
 }
 
-# What an event may have changed. One that is not listed (an operator's) may have changed everything.
+# What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
 _PLACED = frozenset({"orders", "failed"})
-_FILLED = frozenset({"orders", "positions", "trades", "failed"})
+_REPORTED = frozenset({"orders", "failed", "positions", "trades"})
 AFFECTED: dict[str, frozenset[str]] = {
     EventType.SUBMITTING: _PLACED,
-    EventType.ACCEPTED: _PLACED,
     EventType.UNKNOWN: _PLACED,
-    EventType.TRIGGERED: frozenset({"orders"}),
     EventType.CANCEL_REQUESTED: _PLACED,
-    EventType.LIVE_AGAIN: frozenset({"orders"}),
-    EventType.CANCELED: _PLACED,
-    EventType.REJECTED: _PLACED,
-    EventType.EXPIRED: _PLACED,
     EventType.FAILED: _PLACED,
-    EventType.PARTIALLY_FILLED: _FILLED,
-    EventType.FILLED: _FILLED,
-    EventType.LATE_FILL: _FILLED,
+    EventType.ACCEPTED: _REPORTED,
+    EventType.TRIGGERED: _REPORTED,
+    EventType.PARTIALLY_FILLED: _REPORTED,
+    EventType.FILLED: _REPORTED,
+    EventType.LATE_FILL: _REPORTED,
+    EventType.CANCELED: _REPORTED,
+    EventType.LIVE_AGAIN: _REPORTED,
+    EventType.REJECTED: _REPORTED,
+    EventType.EXPIRED: _REPORTED,
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),
+    EventType.OPERATOR: frozenset(SECTIONS),
 }
 
 
@@ -172,7 +174,9 @@ class LiveView:
         events = self._reader.read()
         if events is None:
             return self.snapshot(now=now)
-        names = self._due(now).union(*(AFFECTED.get(event.type, frozenset(SECTIONS)) for event in events))
+        names = self._due(now).union(
+            *(AFFECTED.get(event.type, AFFECTED[EventType.OPERATOR]) for event in events)
+        )
         steps: list[Step] = []
         with translation.override(self._language):
             for name in SECTIONS:

@@ -43,9 +43,8 @@ def stream_states(visible: Visible, *, now: datetime) -> list[StreamRow]:
         )
     if visible.strategy_account_id is not None:
         sessions = sessions.filter(account__strategy_accounts=visible.strategy_account_id)
-    return [
-        _stream_row(row, now=now) for row in sessions.order_by("account__name", "market_type", "pk").distinct()
-    ]
+    sessions = sessions.order_by("account__name", "market_type", "pk").distinct()
+    return [_stream_row(row, now=now) for row in sessions]
 
 
 def _stream_row(session: OrderTrackingSession, *, now: datetime) -> StreamRow:

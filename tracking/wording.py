@@ -8,9 +8,9 @@ from django.utils.translation import pgettext_lazy
 
 from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType
+from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
-from orders.selectors import RESOLVING
 from orders.states import OrderStatus
 from tracking.selectors import StreamState
 

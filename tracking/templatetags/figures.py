@@ -64,6 +64,13 @@ def rounded_to(value: Decimal | None, step: Decimal | None) -> str:
 
 
 @register.filter
+def amount(value: Decimal, quote_asset: str) -> str:
+    """An amount of money, rounded to what its asset is counted in."""
+    places = PNL_PLACES.get(quote_asset, 2)
+    return grouped(value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP), places)
+
+
+@register.filter
 def pnl(value: Decimal | None, quote_asset: str) -> str:
     """Money won or lost, with its sign; zero has none."""
     if value is None:
