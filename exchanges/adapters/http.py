@@ -325,7 +325,11 @@ class RestClient:
     async def _send_once(self, call: Call) -> Any:
         host = self.host
         async with host.limits.admitted(
-            weight=call.weight, orders=call.orders, account=self.account, urgent=call.urgent, deadline=call.send_by
+            weight=call.weight,
+            orders=call.orders,
+            account=self.account,
+            urgent=call.urgent,
+            deadline=call.send_by,
         ):
             status, headers, content = await self._exchange(host, call)
         host.limits.learn(headers, account=self.account, server_seconds=host.clock.now_ms() / 1000)
@@ -363,7 +367,9 @@ class RestClient:
             ) as response:
                 return response.status, response.headers, await response.read()
         except TooLate:
-            raise NotSent("the deadline had passed before the request could leave", venue=self.venue) from None
+            raise NotSent(
+                "the deadline had passed before the request could leave", venue=self.venue
+            ) from None
         except _NeverLeft:
             raise self._not_sent(call, "the kept connection was closed") from None
         except _SecondSend:
@@ -384,7 +390,9 @@ class RestClient:
         text = self.mask(f"{call.method} {call.path} was not sent, network error: {why}")
         return NotSent(text, venue=self.venue, error_type=ErrorType.NETWORK_ERROR)
 
-    def _unknown(self, call: Call, why: str, error_type: ErrorType = ErrorType.NETWORK_ERROR) -> OutcomeUnknown:
+    def _unknown(
+        self, call: Call, why: str, error_type: ErrorType = ErrorType.NETWORK_ERROR
+    ) -> OutcomeUnknown:
         text = self.mask(f"{call.method} {call.path} was sent, its outcome is unknown: {why}")
         return OutcomeUnknown(text, venue=self.venue, error_type=error_type)
 
@@ -421,7 +429,9 @@ class RestClient:
             host.keep_warm = asyncio.get_running_loop().create_task(self._keep_warm(connections))
 
     async def _touch(self, connections: int) -> None:
-        results = await asyncio.gather(*(self._ask_time() for _ in range(connections)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._ask_time() for _ in range(connections)), return_exceptions=True
+        )
         errors = [result for result in results if isinstance(result, BaseException)]
         if len(errors) == len(results):
             raise errors[0]

@@ -187,7 +187,8 @@ class FakeExchange(Exchange):
         with self._lock:
             order = self._latest(client_order_id)
             return self._keep(
-                replace(order, triggered=True, child_order_id=str(next(self._serial)), fills=()), announce=announce
+                replace(order, triggered=True, child_order_id=str(next(self._serial)), fills=()),
+                announce=announce,
             )
 
     def push(self, event: StreamEvent) -> None:

@@ -13,7 +13,7 @@ from exchanges import runtime
 from exchanges.access import exchange_for
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
-from exchanges.adapters.types import Fill, OrderRef, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import Fill, MarketType, OrderRef, OrderReport, VenueOrderStatus
 from orders.models import Placement
 from orders.services.settlement import Applied, Outcome, outcomes_apply
 
@@ -64,7 +64,7 @@ def _report(placement: Placement, fills: Sequence[Fill]) -> OrderReport:
     """Fills alone say nothing new about the order's state: it is what the exchange said last."""
     order_id = placement.child_order_id or placement.exchange_order_id
     return OrderReport(
-        market_type=placement.intent.market_type,
+        market_type=MarketType(placement.intent.market_type),
         symbol=placement.intent.symbol,
         exchange_order_id=placement.exchange_order_id,
         client_order_id=placement.client_order_id,
