@@ -14,6 +14,8 @@ class Book(models.Model):
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="books")
     market_type = models.CharField(max_length=24, choices=Market.choices)
     symbol = models.CharField(max_length=48)
+    # What the exchange was last told; asked for once and remembered, so that orders need not wait for it.
+    leverage = models.PositiveSmallIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -23,7 +23,7 @@ class WebhookDelivery(models.Model):
     webhook_id = models.CharField(max_length=128)
     received_at = models.DateTimeField(db_index=True)
     source_address = models.GenericIPAddressField(null=True, blank=True)
-    payload = models.JSONField(default=dict, help_text="As it came in, token redacted.")
+    payload = models.TextField(blank=True, default="", help_text="As it came in, token redacted.")
     payload_hash = models.CharField(max_length=64, blank=True, default="")
     state = models.CharField(max_length=12, choices=DeliveryState.choices, default=DeliveryState.WORKING)
     lease_owner = models.CharField(max_length=64, blank=True, default="")
@@ -32,6 +32,8 @@ class WebhookDelivery(models.Model):
     answered_at = models.DateTimeField(null=True, blank=True)
     response_status = models.PositiveSmallIntegerField(null=True, blank=True)
     response = models.JSONField(null=True, blank=True)
+    # What an answer needs and no other row tells: which accounts, what the cancels of this payload hit.
+    plan = models.JSONField(default=dict, blank=True)
     timings = models.JSONField(default=dict, blank=True)
     timed_out = models.BooleanField(default=False, help_text="The sender got a 408 while the work went on.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from django.conf import settings
 from django.db import models
 
 from exchanges.adapters.types import STOP_TYPES, OrderRef, OrderRequest, OrderType, Side
@@ -41,6 +42,10 @@ class OrderIntent(models.Model):
     uid = models.CharField(max_length=26, unique=True)  # ULID
     delivery = models.ForeignKey(WebhookDelivery, on_delete=models.PROTECT, related_name="intents")
     order_index = models.PositiveSmallIntegerField()
+    # The strategy's owner, copied: whoever may see the order. The strategy holds the constraint.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False
+    )
     strategy_account = models.ForeignKey(StrategyAccount, on_delete=models.PROTECT, related_name="intents")
     book = models.ForeignKey(Book, on_delete=models.PROTECT, related_name="intents")
     market_type = models.CharField(max_length=24, choices=Market.choices)

@@ -1,0 +1,57 @@
+"""Facts that other rooms may hear, told after the commit that made them true."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsLogged:
+    """New lines stand in the order event log: whoever shows it should look."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFailed:
+    """An intent became a failed order and wants a person's eye."""
+
+    failed_order_id: int
+    webhook_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFilled:
+    """An order is filled completely."""
+
+    intent_id: int
+
+
+Fact = EventsLogged | OrderFailed | OrderFilled
+_listeners: dict[type, list[Callable[[Any], None]]] = {}
+
+
+def subscribe(kind: type, listener: Callable[[Any], None]) -> None:
+    """Hear every fact of a kind. Listeners must not block: they run in the thread that committed."""
+    listeners = _listeners.setdefault(kind, [])
+    if listener not in listeners:
+        listeners.append(listener)
+
+
+def publish(*facts: Fact) -> None:
+    """Tell facts once the current transaction is committed; a listener's fault never reaches the order."""
+    for fact in facts:
+        for listener in _listeners.get(type(fact), []):
+            transaction.on_commit(partial(listener, fact), robust=True)
+
+
+def alerts_enabled() -> bool:
+    """Tell whether a failed order's alert has a way to reach a person."""
+    return bool(settings.TELEGRAM_BOT_TOKEN and settings.TELEGRAM_CHAT_ID)

@@ -1,0 +1,40 @@
+"""Every row lock of this room, in the one order: books, intents, positions, each by id.
+
+On SQLite the write transaction itself is the lock and `select_for_update` says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.db.models import QuerySet, Subquery
+
+from exchanges.models import ConfigVersion
+from orders.models import Book, OrderIntent, StrategyPosition, WebhookDelivery
+
+
+def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
+    """Lock books, and read the configuration's version as it stands once they are ours.
+
+    The version comes as `config_version`: whoever plans with cached settings compares it, so that no
+    switch that was flipped before the lock is missed.
+    """
+    version = ConfigVersion.objects.filter(pk=1).values("version")
+    return (
+        Book.objects.select_for_update(of=("self",))
+        .filter(pk__in=book_ids)
+        .annotate(config_version=Subquery(version))
+        .order_by("pk")
+    )
+
+
+def intents_for_update(**lookup: object) -> QuerySet[OrderIntent]:
+    return OrderIntent.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")
+
+
+def positions_for_update(**lookup: object) -> QuerySet[StrategyPosition]:
+    return StrategyPosition.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")
+
+
+def deliveries_for_update(**lookup: object) -> QuerySet[WebhookDelivery]:
+    return WebhookDelivery.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")

@@ -1,0 +1,138 @@
+"""Cancelling: `cancel_requested` holds an intent wherever it is, then the exchange is told.
+
+From the commit that sets the flag such an intent is never queued, claimed or placed again. What rests
+is canceled now; what is SUBMITTING is canceled as soon as it is known to live.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+
+from exchanges import runtime
+from exchanges.access import exchange_for
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
+from exchanges.adapters.types import OrderRef, OrderReport
+from orders import events, locks
+from orders.bulk import bulk_save
+from orders.clock import database_now
+from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent
+from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.states import RESTING, OrderStatus
+
+logger = logging.getLogger(__name__)
+
+CANCELABLE = frozenset({*RESTING, OrderStatus.CANCELING})
+Results = list[OrderReport | ExchangeError]
+
+
+def cancels_mark(intents: Collection[OrderIntent], *, source: str, now: datetime) -> None:
+    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks."""
+    fresh = [intent for intent in intents if not intent.cancel_requested]
+    for intent in fresh:
+        intent.cancel_requested, intent.updated_at = True, now
+    if fresh:
+        pks = [intent.pk for intent in fresh]
+        OrderIntent.objects.filter(pk__in=pks).update(cancel_requested=True, updated_at=now)
+        OrderEvent.objects.bulk_create(_event(intent, source, now) for intent in fresh)
+        events.publish(events.EventsLogged())
+
+
+def _event(intent: OrderIntent, source: str, now: datetime) -> OrderEvent:
+    return OrderEvent(
+        type=EventType.CANCEL_REQUESTED,
+        source=source,
+        user_id=intent.user_id,
+        strategy_account_id=intent.strategy_account_id,
+        intent_id=intent.pk,
+        symbol=intent.symbol,
+        created_at=now,
+    )
+
+
+def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Applied:
+    """Tell the exchange to cancel every resting order of these intents whose cancel was asked for.
+
+    Safe to repeat: an order that is gone by then is fetched and its end is applied.
+    """
+    orders = _claim(list(intent_ids), now=now)
+    groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
+    for order in orders:
+        groups[order.account_id, order.intent.market_type].append(order)
+    started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
+    applied = Applied()
+    for group, future in started:
+        try:
+            results: Results = future.result()
+        except ExchangeError as exc:
+            results = [exc for _ in group]
+        applied.merge(_record(group, results, source=source))
+    return applied
+
+
+def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:
+    return group[0], [order.placement.to_ref() for order in group]
+
+
+def _claim(intent_ids: list[int], *, now: datetime) -> list[OpenOrder]:
+    """Move resting orders to CANCELING, and give each a time after which the resolver looks."""
+    if not intent_ids:
+        return []
+    deadline = now + timedelta(seconds=settings.EXCHANGE_TIMEOUT_SECONDS)
+    with transaction.atomic():
+        held = locks.intents_for_update(pk__in=intent_ids, cancel_requested=True, home=Home.EXCHANGE)
+        pks = list(held.values_list("pk", flat=True))
+        rows = OpenOrder.objects.filter(pk__in=pks, status__in=CANCELABLE).select_related(
+            "intent", "placement", "account"
+        )
+        orders = list(rows.order_by("pk"))
+        for order in orders:
+            order.placement.intent = order.intent
+            order.status, order.cancel_reason = OrderStatus.CANCELING, CancelReason.REQUESTED
+            order.ask_at, order.updated_at = deadline, now
+        bulk_save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+    return orders
+
+
+async def _send(first: OpenOrder, refs: Sequence[OrderRef]) -> Results:
+    exchange = exchange_for(first.account, first.intent.market_type)
+    results = await exchange.cancel_orders(refs)
+    return [
+        await _ended(exchange, ref) if isinstance(result, OrderNotFound) else result
+        for ref, result in zip(refs, results, strict=True)
+    ]
+
+
+async def _ended(exchange: Exchange, ref: OrderRef) -> OrderReport | ExchangeError:
+    """A cancel that meets no such order was overtaken by the order's end: ask what it was."""
+    try:
+        return await exchange.fetch_order(ref)
+    except ExchangeError as exc:
+        return OutcomeUnknown(
+            f"gone before the cancel, and not found: {exc.message}", venue_code=exc.venue_code
+        )
+
+
+def _record(group: Sequence[OpenOrder], results: Results, *, source: str) -> Applied:
+    now = database_now()
+    outcomes: list[Outcome] = []
+    pending: list[OpenOrder] = []
+    for order, result in zip(group, results, strict=True):
+        if isinstance(result, OrderReport):
+            outcomes.append(Outcome(order.placement_id, result))
+        else:
+            logger.warning("Cancel of %s: %s", order.placement.client_order_id, result.message)
+            pending.append(order)
+    if pending:
+        # Still CANCELING: the resolver finds it live and cancels again, or finds its end.
+        soon = now + timedelta(seconds=1)
+        OpenOrder.objects.filter(pk__in=[order.pk for order in pending], status=OrderStatus.CANCELING).update(
+            ask_at=soon
+        )
+    return outcomes_apply(outcomes, source=source, now=now)

@@ -1,0 +1,547 @@
+"""What the exchange says of our orders, applied to our records: the one way in for every report.
+
+An answer to a submission, a stream message, a query of the resolver: all of it becomes `Outcome`s and
+goes through `outcomes_apply`. It is idempotent and does not depend on the order of delivery; any number
+of outcomes cost the same number of queries. No network here, and no book lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+
+from exchanges.adapters.exceptions import DuplicateClientOrderId, ExchangeError, OutcomeUnknown
+from exchanges.adapters.types import VENUE_CLOSED, OrderReport, VenueOrderStatus
+from exchanges.fields import plain
+from orders import events, locks
+from orders.bulk import bulk_save
+from orders.models import (
+    CancelReason,
+    EventSource,
+    EventType,
+    FailedOrder,
+    FailedStatus,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    Placement,
+    PlacementOutcome,
+)
+from orders.services import failures, ledger
+from orders.states import CLOSED, OrderStatus, may_follow
+
+logger = logging.getLogger(__name__)
+
+ASK_SOON = timedelta(seconds=1)
+FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
+
+
+@dataclass(frozen=True, slots=True)
+class NeverPlaced:
+    """Proof that a placement never reached the exchange, and how we know."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one placement: a report, an error of a submission, or the proof of absence."""
+
+    placement_id: int
+    result: OrderReport | ExchangeError | NeverPlaced
+
+
+@dataclass(slots=True)
+class Applied:
+    """What is left to do after the commit, by whoever called."""
+
+    placements: dict[int, Placement] = field(default_factory=dict)
+    failed: dict[int, FailedOrder] = field(default_factory=dict)  # by intent id
+    unmatched: list[OrderReport] = field(default_factory=list)
+    gaps: list[int] = field(default_factory=list)  # placements with fills that we have not booked
+    to_cancel: list[int] = field(default_factory=list)  # intents that came alive after their cancel
+    to_place_anew: list[int] = field(default_factory=list)  # intents of an unanswered delivery
+    freed_books: set[int] = field(default_factory=set)
+
+    @property
+    def placement_ids(self) -> list[int]:
+        return list(self.placements)
+
+    def merge(self, other: Applied) -> None:
+        self.placements |= other.placements
+        self.failed |= other.failed
+        self.unmatched += other.unmatched
+        self.gaps += other.gaps
+        self.to_cancel += other.to_cancel
+        self.to_place_anew += other.to_place_anew
+        self.freed_books |= other.freed_books
+
+
+def apply_reports(
+    *, account_id: int, market_type: str, reports: Sequence[OrderReport], source: str, now: datetime
+) -> Applied:
+    """Apply reports of one account and market, in the order given; see `outcomes_apply`.
+
+    Reports that name no placement of ours come back in `unmatched`.
+    """
+    found = _match(account_id, market_type, reports)
+    outcomes: list[Outcome] = []
+    unmatched: list[OrderReport] = []
+    for report in reports:
+        placement_id = _lookup(found, report)
+        if placement_id is None:
+            unmatched.append(report)
+        else:
+            outcomes.append(Outcome(placement_id, report))
+    applied = outcomes_apply(outcomes, source=source, now=now)
+    applied.unmatched = unmatched
+    return applied
+
+
+def never_placed(*, placement_ids: Iterable[int], source: str, now: datetime, reason: str) -> Applied:
+    """Settle placements that are proven never to have been placed."""
+    return outcomes_apply([Outcome(pk, NeverPlaced(reason)) for pk in placement_ids], source=source, now=now)
+
+
+def outcomes_apply(outcomes: Sequence[Outcome], *, source: str, now: datetime) -> Applied:
+    """Apply outcomes to intents, placements, open orders and the ledger in one transaction."""
+    if not outcomes:
+        return Applied()
+    with transaction.atomic():
+        work = _Work.load({outcome.placement_id for outcome in outcomes}, source=source, now=now)
+        for outcome in outcomes:
+            work.apply(outcome)
+        work.write()
+    return work.applied
+
+
+def _match(account_id: int, market_type: str, reports: Sequence[OrderReport]) -> dict[tuple[str, str], int]:
+    """Return placement ids by ("client", id) and ("exchange", symbol:id), with one query."""
+    client_ids = {report.client_order_id for report in reports if report.client_order_id}
+    exchange_ids = {report.exchange_order_id for report in reports if report.exchange_order_id}
+    exchange_ids |= {report.child_order_id for report in reports if report.child_order_id}
+    rows = (
+        Placement.objects.filter(account_id=account_id, intent__market_type=market_type)
+        .filter(
+            Q(client_order_id__in=client_ids)
+            | (Q(exchange_order_id__in=exchange_ids) & ~Q(exchange_order_id=""))
+            | (Q(child_order_id__in=exchange_ids) & ~Q(child_order_id=""))
+        )
+        .values_list("pk", "client_order_id", "exchange_order_id", "child_order_id", "intent__symbol")
+    )
+    found: dict[tuple[str, str], int] = {}
+    for pk, client_id, exchange_id, child_id, symbol in rows:
+        found["client", client_id] = pk
+        for order_id in filter(None, (exchange_id, child_id)):
+            found["exchange", f"{symbol}:{order_id}"] = pk
+    return found
+
+
+def _lookup(found: dict[tuple[str, str], int], report: OrderReport) -> int | None:
+    by_client = found.get(("client", report.client_order_id))
+    if by_client is not None:
+        return by_client
+    for order_id in filter(None, (report.exchange_order_id, report.child_order_id)):
+        by_exchange = found.get(("exchange", f"{report.symbol}:{order_id}"))
+        if by_exchange is not None:
+            return by_exchange
+    return None
+
+
+@dataclass(slots=True)
+class _Work:
+    """One transaction's rows: read under their intents' locks, changed in memory, written once."""
+
+    source: str
+    now: datetime
+    placements: dict[int, Placement]
+    open_orders: dict[int, OpenOrder]  # by placement id
+    failed: dict[int, FailedOrder]  # by intent id
+    booked: set[tuple[int, str, str]]  # placement id, exchange order id, trade id
+    applied: Applied = field(default_factory=Applied)
+    touched_placements: dict[int, Placement] = field(default_factory=dict)
+    touched_orders: dict[int, OpenOrder] = field(default_factory=dict)
+    adopted: list[OpenOrder] = field(default_factory=list)
+    ended: dict[int, OpenOrder] = field(default_factory=dict)
+    touched_intents: dict[int, OrderIntent] = field(default_factory=dict)
+    fills: list[ledger.NewFill] = field(default_factory=list)
+    new_failed: list[FailedOrder] = field(default_factory=list)
+    shrunk_failed: dict[int, FailedOrder] = field(default_factory=dict)
+    healed_failed: dict[int, FailedOrder] = field(default_factory=dict)
+    log: list[OrderEvent] = field(default_factory=list)
+    facts: list[events.Fact] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, placement_ids: set[int], *, source: str, now: datetime) -> _Work:
+        list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
+        # Read in a statement of its own: only what is read after the lock is sure to be current.
+        rows = Placement.objects.filter(pk__in=placement_ids).select_related(
+            "intent__delivery", "open_order", "intent__failed_order"
+        )
+        placements = {row.pk: row for row in rows}
+        intents: dict[int, OrderIntent] = {}
+        open_orders: dict[int, OpenOrder] = {}
+        failed: dict[int, FailedOrder] = {}
+        for row in placements.values():
+            row.intent = intents.setdefault(row.intent_id, row.intent)  # two placements, one intent
+            if (order := getattr(row, "open_order", None)) is not None:
+                open_orders[row.pk] = order
+            if (failure := getattr(row.intent, "failed_order", None)) is not None:
+                failed[row.intent_id] = failure
+        return cls(source, now, placements, open_orders, failed, set())
+
+    # --- one outcome ------------------------------------------------------------------------------
+
+    def apply(self, outcome: Outcome) -> None:
+        placement = self.placements.get(outcome.placement_id)
+        if placement is None:
+            return
+        self.applied.placements[placement.pk] = placement
+        result = outcome.result
+        if isinstance(result, OrderReport):
+            self._apply_report(placement, result)
+        elif isinstance(result, NeverPlaced):
+            self._apply_never_placed(placement, result)
+        elif isinstance(result, OutcomeUnknown | DuplicateClientOrderId):
+            self._apply_unknown(placement, result)
+        else:
+            self._apply_refusal(placement, result)
+
+    def _apply_unknown(self, placement: Placement, error: ExchangeError) -> None:
+        """Nobody knows: the order keeps its state, and the resolver asks soon."""
+        order = self.open_orders.get(placement.pk)
+        if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
+            return
+        order.ask_at = self.now + ASK_SOON
+        self.touched_orders[placement.pk] = order
+        self._event(placement, EventType.UNKNOWN, message=error.message, code=error.venue_code)
+
+    def _apply_refusal(self, placement: Placement, error: ExchangeError) -> None:
+        """Nothing was done there: the answer proves it, or we never sent it."""
+        order = self.open_orders.get(placement.pk)
+        if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
+            return  # settled by somebody else meanwhile
+        placement.outcome = PlacementOutcome.NEVER_PLACED
+        placement.exchange_words = error.message[:500]
+        self.touched_placements[placement.pk] = placement
+        if placement.intent.cancel_requested:
+            self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+            return
+        self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
+        self._fail(placement.intent, failures.from_error(placement.intent, error, now=self.now))
+
+    def _apply_never_placed(self, placement: Placement, proof: NeverPlaced) -> None:
+        order = self.open_orders.get(placement.pk)
+        if placement.outcome == PlacementOutcome.PLACED or order is None:
+            return
+        intent = placement.intent
+        placement.outcome = PlacementOutcome.NEVER_PLACED
+        placement.exchange_words = proof.reason[:500]
+        self.touched_placements[placement.pk] = placement
+        if intent.cancel_requested:
+            self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+        elif failures.may_place_anew(intent):
+            # Its process died before the webhook was answered: the signal is still to be carried out.
+            self.applied.to_place_anew.append(intent.pk)
+            self._event(placement, EventType.UNKNOWN, message=proof.reason)
+        else:
+            self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
+            self._fail(intent, failures.never_placed(intent, proof.reason, now=self.now))
+
+    def _apply_report(self, placement: Placement, report: OrderReport) -> None:
+        self._adopt_ids(placement, report)
+        fresh = self._book_fills(placement, report)
+        before_said = placement.exchange_status
+        said = self._word_of(placement, report)
+        order = self.open_orders.get(placement.pk)
+        if order is None:
+            self._apply_late(placement, report, fresh=fresh, before_said=before_said)
+        elif said in VENUE_CLOSED:
+            self._finish_or_wait(placement, order, report)
+        else:
+            self._apply_live(placement, order, report, fresh=fresh)
+        if placement.has_gap and placement.pk not in self.applied.gaps:
+            self.applied.gaps.append(placement.pk)
+        elif not placement.has_gap and placement.pk in self.applied.gaps:
+            self.applied.gaps.remove(placement.pk)
+
+    def _adopt_ids(self, placement: Placement, report: OrderReport) -> None:
+        self.touched_placements[placement.pk] = placement
+        if report.child_order_id:
+            placement.child_order_id = report.child_order_id
+        if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
+            placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
+        if report.status is not VenueOrderStatus.REJECTED:
+            placement.outcome = PlacementOutcome.PLACED
+        if report.reason:
+            placement.exchange_words = report.reason[:500]
+
+    def _book_fills(self, placement: Placement, report: OrderReport) -> int:
+        """Take in the fills that we do not have yet; return how many."""
+        if not report.fills:
+            return 0
+        known = ledger.known_fills(placement, self.booked)
+        fresh = 0
+        for fill in report.fills:
+            key = (placement.pk, fill.exchange_order_id or report.exchange_order_id, fill.trade_id)
+            if key in known:
+                continue
+            known.add(key)
+            fresh += 1
+            self.fills.append(ledger.NewFill(placement, fill, key[1]))
+            placement.filled_quantity += fill.quantity
+            placement.intent.filled_quantity += fill.quantity
+            self.touched_intents[placement.intent_id] = placement.intent
+        return fresh
+
+    def _word_of(self, placement: Placement, report: OrderReport) -> str:
+        """Keep what the exchange says: quantities only grow, and its last word stays the last."""
+        counted = max(
+            placement.exchange_filled_quantity,
+            report.filled_quantity or Decimal(0),
+            placement.filled_quantity,
+        )
+        placement.exchange_filled_quantity = counted
+        if placement.exchange_status not in VENUE_CLOSED:
+            # Finished is judged by quantities as well as by the exchange's word.
+            full = counted >= placement.quantity
+            placement.exchange_status = (VenueOrderStatus.FILLED if full else report.status).value
+        return placement.exchange_status
+
+    def _apply_live(self, placement: Placement, order: OpenOrder, report: OrderReport, *, fresh: int) -> None:
+        target = OrderStatus.PARTIALLY_FILLED if placement.exchange_filled_quantity else OrderStatus.NEW
+        if order.status == OrderStatus.CANCELING:
+            self._still_canceling(placement, order, target, report)
+        elif order.status != target and may_follow(order.status, target):
+            accepted = order.status == OrderStatus.SUBMITTING and target == OrderStatus.NEW
+            kind = EventType.ACCEPTED if accepted else EventType.PARTIALLY_FILLED
+            self._move(placement, order, target, kind, report)
+            if placement.intent.cancel_requested:
+                self.applied.to_cancel.append(placement.intent_id)
+        elif fresh:
+            self._event(placement, EventType.PARTIALLY_FILLED, report=report)
+        if report.triggered:
+            self._event(placement, EventType.TRIGGERED, report=report)
+
+    def _still_canceling(
+        self, placement: Placement, order: OpenOrder, target: OrderStatus, report: OrderReport
+    ) -> None:
+        """A live report while a cancel is on its way means something only when we asked just now."""
+        if self.source not in FRESHLY_FETCHED:
+            if report.fills:
+                self._event(placement, EventType.PARTIALLY_FILLED, report=report)
+            return
+        if order.cancel_reason == CancelReason.REQUESTED:
+            self.applied.to_cancel.append(placement.intent_id)
+        else:
+            self._move(placement, order, target, EventType.LIVE_AGAIN, report)
+
+    def _finish_or_wait(self, placement: Placement, order: OpenOrder, report: OrderReport) -> None:
+        if placement.has_gap:
+            # It is over there, but we do not have all its fills: it ends when they are booked.
+            if order.status == OrderStatus.SUBMITTING:
+                kind = EventType.ACCEPTED
+                self._move(placement, order, OrderStatus.NEW, kind, report)
+            order.ask_at = self.now + ASK_SOON
+            self.touched_orders[placement.pk] = order
+            return
+        intent = placement.intent
+        status = OrderStatus(placement.exchange_status)
+        kind = EventType(status.value)
+        if intent.remaining_quantity == 0 or status == OrderStatus.FILLED:
+            self._end(placement, order, EventType.FILLED, Home.DONE, after=OrderStatus.FILLED, report=report)
+            self.facts.append(
+                events.OrderFilled(intent.pk, intent.filled_quantity, ledger.average(placement))
+            )
+        elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
+            self._end(placement, order, kind, Home.DONE, after=status, report=report)
+        else:
+            self._end(placement, order, kind, Home.FAILED, after=status, report=report)
+            words = placement.exchange_words
+            self._fail(
+                intent, failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
+            )
+
+    def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:
+        """A report about an order that has ended here. Fills count; it re-opens nothing by itself."""
+        intent = placement.intent
+        if fresh:
+            self._event(placement, EventType.LATE_FILL, report=report)
+            self._shrink_failed(intent)
+            return
+        if report.status in VENUE_CLOSED:
+            contradicts = before_said in VENUE_CLOSED and before_said != report.status
+            if contradicts and not placement.has_gap:
+                self._impossible(placement, report, before_said)
+            return
+        if before_said in VENUE_CLOSED:
+            return  # an old message, overtaken by the end
+        if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:
+            self._adopt_order(placement, report)
+        elif self.source not in FRESHLY_FETCHED:
+            self._impossible(placement, report, before_said or placement.outcome)
+
+    def _adopt_order(self, placement: Placement, report: OrderReport) -> None:
+        """We took it for dead, the exchange has it alive: the exchange is the truth about what exists."""
+        intent = placement.intent
+        status = OrderStatus.PARTIALLY_FILLED if placement.exchange_filled_quantity else OrderStatus.NEW
+        order = OpenOrder(
+            intent=intent,
+            placement=placement,
+            account_id=placement.account_id,
+            strategy_account_id=intent.strategy_account_id,
+            book_id=intent.book_id,
+            status=status,
+            submitted_at=placement.created_at,
+            updated_at=self.now,
+        )
+        self.open_orders[placement.pk] = order
+        self.adopted.append(order)
+        if (failure := self.failed.get(intent.pk)) is not None:
+            self.healed_failed[intent.pk] = failure
+        self._home(intent, Home.EXCHANGE)
+        self._event(placement, EventType.LIVE_AGAIN, after=status, report=report)
+        if intent.cancel_requested:
+            self.applied.to_cancel.append(intent.pk)
+
+    def _impossible(self, placement: Placement, report: OrderReport, before: str) -> None:
+        logger.error(
+            "Report %s for %s cannot follow %s: kept, changes nothing",
+            report.status,
+            placement.client_order_id,
+            before,
+        )
+        self._event(placement, EventType.IMPOSSIBLE_REPORT, before=before, after=report.status, report=report)
+
+    # --- changes of state -------------------------------------------------------------------------
+
+    def _move(
+        self, placement: Placement, order: OpenOrder, after: OrderStatus, kind: EventType, report: OrderReport
+    ) -> None:
+        before = order.status
+        order.status, order.updated_at, order.ask_at, order.not_found_count = after, self.now, None, 0
+        self.touched_orders[placement.pk] = order
+        self._event(placement, kind, before=before, after=after, report=report)
+
+    def _end(
+        self,
+        placement: Placement,
+        order: OpenOrder,
+        kind: EventType,
+        home: Home,
+        *,
+        after: OrderStatus,
+        report: OrderReport | None = None,
+    ) -> None:
+        assert after in CLOSED
+        del self.open_orders[placement.pk]
+        self.touched_orders.pop(placement.pk, None)
+        self.ended[placement.pk] = order
+        self.applied.freed_books.add(order.book_id)
+        self._home(placement.intent, home)
+        self._event(placement, kind, before=order.status, after=after, report=report)
+
+    def _home(self, intent: OrderIntent, home: Home) -> None:
+        intent.home = home
+        self.touched_intents[intent.pk] = intent
+
+    def _fail(self, intent: OrderIntent, failure: FailedOrder) -> None:
+        self.failed[intent.pk] = failure
+        self.applied.failed[intent.pk] = failure
+        self.new_failed.append(failure)
+
+    def _shrink_failed(self, intent: OrderIntent) -> None:
+        failure = self.failed.get(intent.pk)
+        if failure is None:
+            return
+        failure.quantity = intent.remaining_quantity
+        if intent.remaining_quantity > 0:
+            self.shrunk_failed[intent.pk] = failure
+        else:
+            self.healed_failed[intent.pk] = failure
+            self._home(intent, Home.DONE)
+
+    def _event(
+        self,
+        placement: Placement,
+        kind: EventType,
+        *,
+        before: str = "",
+        after: str = "",
+        message: str = "",
+        code: str = "",
+        report: OrderReport | None = None,
+    ) -> None:
+        intent = placement.intent
+        data: dict[str, Any] = {
+            "client_order_id": placement.client_order_id,
+            "filled_quantity": plain(intent.filled_quantity),
+        }
+        if code:
+            data["code"] = code
+        if report is not None:
+            data |= {"exchange_order_id": report.exchange_order_id, "exchange_status": report.status.value}
+        self.log.append(
+            OrderEvent(
+                type=kind,
+                source=self.source,
+                user_id=intent.user_id,
+                account_id=placement.account_id,
+                strategy_account_id=intent.strategy_account_id,
+                intent_id=intent.pk,
+                symbol=intent.symbol,
+                before=before,
+                after=after,
+                message=(message or placement.exchange_words)[:500],
+                data=data,
+                occurred_at=report.updated_at if report else None,
+                created_at=self.now,
+            )
+        )
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write everything that changed, a statement per kind of row."""
+        ledger.fills_book(self.fills, now=self.now)
+        bulk_save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
+        for intent in self.touched_intents.values():
+            intent.updated_at = self.now
+        bulk_save(self.touched_intents.values(), fields=("home", "filled_quantity", "updated_at"))
+        bulk_save(self.touched_orders.values(), fields=("status", "ask_at", "not_found_count", "updated_at"))
+        if self.ended:
+            OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
+        if self.adopted:
+            OpenOrder.objects.bulk_create(self.adopted)
+        if self.healed_failed:
+            FailedOrder.objects.filter(
+                pk__in=[failure.pk for failure in self.healed_failed.values()]
+            ).delete()
+        bulk_save(self.shrunk_failed.values(), fields=("quantity", "updated_at"))
+        if self.new_failed:
+            FailedOrder.objects.bulk_create(self.new_failed)
+            for failure in self.new_failed:
+                self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
+        if self.log:
+            OrderEvent.objects.bulk_create(self.log)
+            self.facts.append(events.EventsLogged())
+        events.publish(*self.facts)
+
+
+PLACEMENT_FIELDS = (
+    "outcome",
+    "exchange_order_id",
+    "child_order_id",
+    "filled_quantity",
+    "exchange_filled_quantity",
+    "exchange_status",
+    "exchange_words",
+)

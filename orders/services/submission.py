@@ -1,0 +1,232 @@
+"""Sending placements that stand in the database, and recording what became of each.
+
+One way out for a single order and for many, for a webhook, a take-over and a retry. The rows are
+committed before anything is sent; no transaction is open while the exchange is answering.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+
+from exchanges import runtime
+from exchanges.access import exchange_for
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
+from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
+from exchanges.models import Account
+from orders import locks
+from orders.clock import database_now
+from orders.models import (
+    Book,
+    EventSource,
+    EventType,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    Placement,
+    PlacementOutcome,
+)
+from orders.models.intent import client_order_id
+from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.states import OrderStatus
+
+logger = logging.getLogger(__name__)
+
+Answers = list[OrderReport | ExchangeError]
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """Placements to be sent, with what sending them needs. Built inside the planning transaction."""
+
+    placements: Sequence[Placement]  # each with its intent
+    accounts: dict[int, Account]
+    send_by_monotonic: float
+    leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
+
+
+def deadlines(now: datetime) -> tuple[datetime, datetime]:
+    """Return (`send_by`, when the resolver may ask) for placements planned at `now`, database clock."""
+    send_by = now + timedelta(seconds=settings.SUBMIT_WITHIN_SECONDS)
+    return send_by, send_by + timedelta(seconds=settings.EXCHANGE_TIMEOUT_SECONDS)
+
+
+def placement_for(intent: OrderIntent, *, account_id: int, number: int, now: datetime) -> Placement:
+    """Return the next attempt of an intent, not yet saved."""
+    return Placement(
+        intent=intent,
+        account_id=account_id,
+        number=number,
+        client_order_id=client_order_id(intent.uid, number),
+        quantity=intent.remaining_quantity,
+        send_by=deadlines(now)[0],
+        created_at=now,
+    )
+
+
+def open_order_for(placement: Placement, *, now: datetime) -> OpenOrder:
+    """Return the SUBMITTING row of a placement, not yet saved."""
+    intent = placement.intent
+    return OpenOrder(
+        intent=intent,
+        placement=placement,
+        account_id=placement.account_id,
+        strategy_account_id=intent.strategy_account_id,
+        book_id=intent.book_id,
+        status=OrderStatus.SUBMITTING,
+        ask_at=deadlines(now)[1],
+        submitted_at=now,
+        updated_at=now,
+    )
+
+
+def submitting_event(placement: Placement, *, source: str, now: datetime) -> OrderEvent:
+    intent = placement.intent
+    return OrderEvent(
+        type=EventType.SUBMITTING,
+        source=source,
+        user_id=intent.user_id,
+        account_id=placement.account_id,
+        strategy_account_id=intent.strategy_account_id,
+        intent_id=intent.pk,
+        symbol=intent.symbol,
+        after=OrderStatus.SUBMITTING,
+        data={"client_order_id": placement.client_order_id},
+        created_at=now,
+    )
+
+
+def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None) -> Applied:
+    """Send placements and record their outcomes; MARKET orders go before the rest of their account.
+
+    All accounts and markets side by side; one account's slowness never holds up another's.
+    Returns everything that was applied; `on_answer` hears the monotonic time of the last answer.
+    """
+    lanes = [_Lane(work, group) for group in _groups(work.placements)]
+    waiting: dict[Future[Answers], _Lane] = {}
+    for lane in lanes:
+        lane.start_next(waiting)
+    applied = Applied()
+    while waiting:
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        outcomes: list[Outcome] = []
+        for future in done:
+            lane = waiting.pop(future)
+            outcomes += lane.collect(future)
+            lane.start_next(waiting)  # the account's next step leaves before we write anything down
+        if on_answer is not None:
+            on_answer(time.monotonic())
+        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=database_now()))
+    _remember_leverage(lanes)
+    return applied
+
+
+def _groups(placements: Iterable[Placement]) -> list[list[Placement]]:
+    groups: dict[tuple[int, str], list[Placement]] = defaultdict(list)
+    for placement in placements:
+        groups[placement.account_id, placement.intent.market_type].append(placement)
+    return list(groups.values())
+
+
+class _Lane:
+    """One account and market: its MARKET orders first, then the rest."""
+
+    def __init__(self, work: Dispatch, placements: Sequence[Placement]) -> None:
+        first = placements[0]
+        self._exchange: Exchange | None = None
+        self._failure: ExchangeError | None = None
+        try:
+            self._exchange = exchange_for(work.accounts[first.account_id], first.intent.market_type)
+        except ExchangeError as exc:
+            self._failure = exc
+        self._send_by = work.send_by_monotonic
+        market = [p for p in placements if p.intent.order_type == OrderType.MARKET]
+        rest = [p for p in placements if p.intent.order_type != OrderType.MARKET]
+        self._steps = [step for step in (market, rest) if step]
+        self._current: list[Placement] = []
+        wanted = {p.intent.symbol: (p.intent.book_id, work.leverage[p.intent.book_id])
+                  for p in placements if p.intent.book_id in work.leverage}  # fmt: skip
+        self._leverage: dict[str, tuple[int, int]] = wanted
+        self.leverage_set: dict[int, int] = {}
+
+    def start_next(self, waiting: dict[Future[Answers], _Lane]) -> None:
+        if not self._steps:
+            return
+        self._current = self._steps.pop(0)
+        requests = [p.to_request(send_by_monotonic=self._send_by) for p in self._current]
+        waiting[runtime.spawn(self._send(requests))] = self
+
+    async def _send(self, requests: Sequence[OrderRequest]) -> Answers:
+        if self._exchange is None:
+            assert self._failure is not None
+            return [self._failure for _ in requests]
+        for symbol, (book_id, leverage) in self._leverage.items():
+            try:
+                await self._exchange.set_leverage(symbol, leverage)
+            except ExchangeError as exc:
+                # The order goes all the same: the exchange judges its margin by the leverage it has.
+                logger.warning("Leverage of %s not set to %s: %s", symbol, leverage, exc.message)
+            else:
+                self.leverage_set[book_id] = leverage
+        self._leverage = {}
+        return await self._exchange.place_orders(requests)
+
+    def collect(self, future: Future[Answers]) -> list[Outcome]:
+        try:
+            answers = future.result()
+        except ExchangeError as exc:
+            answers = [exc for _ in self._current]
+        except Exception:
+            # A fault of our own while bytes may have been on their way: nobody knows, the resolver asks.
+            logger.exception("Placing %s orders broke", len(self._current))
+            answers = [OutcomeUnknown("internal fault while sending") for _ in self._current]
+        return [Outcome(p.pk, answer) for p, answer in zip(self._current, answers, strict=True)]
+
+
+def _remember_leverage(lanes: Iterable[_Lane]) -> None:
+    for lane in lanes:
+        for book_id, leverage in lane.leverage_set.items():
+            Book.objects.filter(pk=book_id).update(leverage=leverage)
+
+
+def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
+    """Place intents again whose last placement is proven never to have been placed.
+
+    Safe to repeat and to race: under the intent's lock, only an open order whose placement is
+    NEVER_PLACED gets a new one.
+    """
+    now = database_now()
+    monotonic = time.monotonic()
+    with transaction.atomic():
+        intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
+        orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
+        by_intent = {order.intent_id: order for order in orders}
+        placements: list[Placement] = []
+        accounts: dict[int, Account] = {}
+        for intent in intents:
+            order = by_intent.get(intent.pk)
+            if order is None or intent.cancel_requested:
+                continue
+            if order.placement.outcome != PlacementOutcome.NEVER_PLACED:
+                continue
+            number = order.placement.number + 1
+            placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
+            placement.save()
+            order.placement, order.ask_at, order.not_found_count = placement, deadlines(now)[1], 0
+            order.save(update_fields=["placement", "ask_at", "not_found_count"])
+            accounts[order.account_id] = order.account
+            placements.append(placement)
+        OrderEvent.objects.bulk_create(submitting_event(p, source=source, now=now) for p in placements)
+    if not placements:
+        return Applied()
+    return dispatch(Dispatch(placements, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS))
