@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -267,7 +267,7 @@ class FakeExchange(Exchange):
         self._maybe_fail()
         self.is_warm = True
 
-    async def user_stream(self) -> AsyncIterator[StreamEvent]:
+    async def user_stream(self) -> AsyncGenerator[StreamEvent, None]:
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue()
         listener = (asyncio.get_running_loop(), queue)
         yield StreamStateChange(StreamState.CONNECTING)
