@@ -197,10 +197,12 @@ class _Intake:
         try:
             delivery.save(force_insert=True)
         except IntegrityError:
+            if strategy_id is None:
+                raise
             return self._first_answer(strategy_id)
         return answer
 
-    def _first_answer(self, strategy_id: int | None) -> WebhookAnswer:
+    def _first_answer(self, strategy_id: int) -> WebhookAnswer:
         return self._known(
             WebhookDelivery.objects.get(strategy_id=strategy_id, webhook_id=self.incoming.webhook_id)
         )

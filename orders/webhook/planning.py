@@ -105,7 +105,9 @@ def _check_accounts(strategy: StrategyConfig, specs: Iterable[OrderSpec]) -> Non
         candidates += followers
         if not followers:
             kind = AccountType.for_market(spec.market_type)
-            message = f"{spec.market_type} orders need a {kind} account, and no {kind} account follows this strategy"
+            message = (
+                f"{spec.market_type} orders need a {kind} account; no {kind} account follows this strategy"
+            )
             faults.append(Fault("market_type", message, spec.index))
     if faults:
         raise PayloadFault("no_account", *faults)
