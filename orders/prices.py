@@ -8,8 +8,7 @@ from decimal import Decimal
 
 from django.utils import timezone
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account, LastPrice
 
@@ -57,7 +56,7 @@ def _stored(key: PriceKey) -> Decimal | None:
 
 def _fetched(account: Account, market_type: str, symbol: str) -> Decimal | None:
     try:
-        exchange = exchange_for(account, market_type)
+        exchange = access.exchange_for(account, market_type)
         return runtime.run(exchange.fetch_tickers([symbol]), FETCH_SECONDS).get(symbol)
     except (ExchangeError, TimeoutError) as exc:
         logger.warning("No last price of %s: %s", symbol, exc)

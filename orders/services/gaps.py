@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.adapters.types import Fill, MarketType, OrderRef, OrderReport, VenueOrderStatus
@@ -37,7 +36,7 @@ def fill_gaps(*, placement_ids: Sequence[int], source: str, now: datetime) -> Ap
     outcomes: list[Outcome] = []
     for (_, market_type), placements in groups.items():
         try:
-            exchange = exchange_for(placements[0].account, market_type)
+            exchange = access.exchange_for(placements[0].account, market_type)
             fetched = runtime.run(_fetch(exchange, [p.to_ref() for p in placements]), FETCH_SECONDS * 2)
         except (ExchangeError, TimeoutError) as exc:
             logger.warning("Fills of %s orders could not be fetched: %s", len(placements), exc)
