@@ -1,4 +1,4 @@
-"""The ASGI entry: HTTP, webhooks and websockets."""
+"""The ASGI entry: webhooks in front of Django, pages through it, and their websockets."""
 
 import os
 
@@ -6,13 +6,24 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.core.asgi import get_asgi_application
+from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tradehub.settings")
-http = get_asgi_application()  # sets Django up, so it comes before what imports models
+django_application = get_asgi_application()
 
+# After Django is set up: these import models.
+from orders.webhook.views import webhook  # noqa: E402
 from tracking.routing import websocket_urlpatterns  # noqa: E402
 
-# The browser sends its cookies to a socket whatever page opens it: the origin is what tells ours.
-websocket = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))
-
-application = ProtocolTypeRouter({"http": http, "websocket": websocket})
+application = ProtocolTypeRouter(
+    {
+        "http": URLRouter(
+            [
+                re_path(r"^api/webhook/?$", webhook),  # type: ignore[list-item]
+                re_path(r"", django_application),  # type: ignore[list-item]
+            ]
+        ),
+        # A browser sends our cookies to a socket whatever page opens it: the origin tells which are ours.
+        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+    }
+)

@@ -4,6 +4,7 @@ from django.urls import path, re_path
 from django.views.generic import RedirectView
 
 from tracking.views import PositionsView
+from tradehub import health
 from tradehub.language import language_choose
 
 login = LoginView.as_view(template_name="login.html", redirect_authenticated_user=True)
@@ -11,12 +12,10 @@ login = LoginView.as_view(template_name="login.html", redirect_authenticated_use
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="positions")),
     re_path(r"^positions/?$", PositionsView.as_view(), name="positions"),
-    path(
-        "login/",
-        LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
-        name="login",
-    ),
+    path("login/", login, name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("language/", language_choose, name="language"),
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
     path("admin/", admin.site.urls),
 ]
