@@ -19,8 +19,8 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                re_path(r"^api/webhook/?$", webhook),  # type: ignore[list-item]
-                re_path(r"", django_application),  # type: ignore[list-item]
+                re_path(r"^api/webhook/?$", webhook),  # type: ignore[arg-type, list-item]
+                re_path(r"", django_application),  # type: ignore[arg-type, list-item]
             ]
         ),
         # A browser sends our cookies to a socket whatever page opens it: the origin tells which are ours.
