@@ -16,8 +16,8 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                re_path(r"^api/webhook/?$", webhook),  # type: ignore[list-item]
-                re_path(r"", django_application),  # type: ignore[list-item]
+                re_path(r"^api/webhook/?$", webhook),  # type: ignore[arg-type,list-item]
+                re_path(r"", django_application),  # type: ignore[arg-type,list-item]
             ]
         ),
     }
