@@ -10,7 +10,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tradehub.settings")
 django_application = get_asgi_application()
 
 # After Django is set up: these import models.
+from orders.services import warmup  # noqa: E402
 from orders.webhook.views import webhook  # noqa: E402
+
+warmup.start()
 
 application = ProtocolTypeRouter(
     {
