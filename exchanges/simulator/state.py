@@ -12,6 +12,8 @@ from exchanges.simulator.clock import Clock
 from exchanges.simulator.dialects.binance.base import Desk
 from exchanges.simulator.dialects.binance.futures import LIMITS as FUTURES_LIMITS
 from exchanges.simulator.dialects.binance.futures import BinanceFutures
+from exchanges.simulator.dialects.binance.spot import LIMITS as SPOT_LIMITS
+from exchanges.simulator.dialects.binance.spot import BinanceSpot
 from exchanges.simulator.engine import Venue
 from exchanges.simulator.faults import Faults
 from exchanges.simulator.instruments import DEFAULT_PRICES
@@ -62,7 +64,15 @@ class Simulator:
             self.sockets,
             FUTURES_LIMITS.scaled(options.limit_scale, enforce=options.enforce_limits),
         )
-        self.dialects = {dialect.name: dialect for dialect in (self.futures,)}
+        spot = BinanceSpot(
+            self._desk("binance-spot", MarketType.SPOT),
+            self.sockets,
+            SPOT_LIMITS.scaled(options.limit_scale, enforce=options.enforce_limits),
+        )
+        self.dialects: dict[str, BinanceFutures | BinanceSpot] = {
+            self.futures.name: self.futures,
+            spot.name: spot,
+        }
         self._mover: asyncio.Task[None] | None = None
 
     def one_way_seconds(self) -> float:

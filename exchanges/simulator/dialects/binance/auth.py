@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from exchanges.simulator.wire import Params, WireError
@@ -26,7 +27,7 @@ def signed_text(query: str, body: str) -> str:
     return _without_signature(query) + _without_signature(body)
 
 
-def signed_ws_text(params: dict[str, object]) -> str:
+def signed_ws_text(params: Mapping[str, object]) -> str:
     """Return what a WebSocket-API signature is made over: sorted, not percent-encoded."""
     return "&".join(f"{name}={params[name]}" for name in sorted(params) if name != "signature")
 

@@ -8,11 +8,13 @@ from aiohttp import web
 
 from exchanges.simulator.dialects.binance.base import Desk, Router
 from exchanges.simulator.dialects.binance.futures_account import FuturesAccount
+from exchanges.simulator.dialects.binance.futures_algo import AlgoOrders
 from exchanges.simulator.dialects.binance.futures_market import FuturesMarket
 from exchanges.simulator.dialects.binance.futures_orders import FuturesOrders
 from exchanges.simulator.dialects.binance.futures_stream import FuturesStream, ListenKeys
 from exchanges.simulator.dialects.binance.usage import Limits, Usage
 from exchanges.simulator.streams import Sockets
+from exchanges.simulator.types import Change, Fill, Order
 from exchanges.simulator.wire import Answer, Call, OrderMark
 
 LIMITS = Limits(weight_per_minute=2400, orders={"10S": 300, "1M": 1200})
@@ -26,15 +28,17 @@ class BinanceFutures:
         self.limits = limits
         self.listen_keys = ListenKeys(desk)
         self._orders = FuturesOrders(desk)
+        self._algo_orders = AlgoOrders(desk, self._orders)
         self._stream = FuturesStream(desk, self.listen_keys, sockets)
         routes = (
             FuturesMarket(desk, limits).routes
             | self._orders.routes
+            | self._algo_orders.routes
             | FuturesAccount(desk).routes
             | self.listen_keys.routes
         )
         self._router = Router(desk, Usage(limits), routes, late=LATE)
-        desk.venue.listener = self._stream.tell
+        desk.venue.listener = self._tell
 
     def admit(self, call: Call) -> Answer | None:
         return self._router.admit(call)
@@ -49,11 +53,15 @@ class BinanceFutures:
         return await self._stream.serve(request, path, query)
 
     def conditional_rows(self) -> list[dict[str, Any]]:
-        """Return the ledger rows of conditional orders, which have ids of their own."""
-        return []
+        return self._algo_orders.ledger_rows()
 
     def expire_listen_key(self, api_key: str) -> bool:
         return self.listen_keys.expire(api_key)
 
     def reset(self) -> None:
         self.listen_keys.clear()
+        self._algo_orders.clear()
+
+    def _tell(self, order: Order, change: Change, fill: Fill | None) -> None:
+        self._stream.tell(order, change, fill)
+        self._algo_orders.on_order(order)

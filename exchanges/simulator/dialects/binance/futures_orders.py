@@ -84,7 +84,7 @@ class FuturesOrders:
             try:
                 if not isinstance(item, dict):
                     raise WireError(400, -1130, "Data sent for parameter 'batchOrders' is not valid.")
-                rows.append(self._place(call, {name: _as_text(value) for name, value in item.items()}))
+                rows.append(self._place(call, {name: read.as_text(value) for name, value in item.items()}))
             except WireError as error:
                 rows.append({"code": error.code, "msg": error.message})
         return rows
@@ -144,7 +144,7 @@ class FuturesOrders:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
         orders = self._account(call).history.get(instrument, [])
         first_id = read.integer(call.params, "orderId") or 0
-        start, end, limit = _span(call.params, default_limit=500)
+        start, end, limit = read.span(call.params, default_limit=500)
         rows = [
             order_row(order)
             for order in orders
@@ -156,7 +156,7 @@ class FuturesOrders:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
         order_id = read.integer(call.params, "orderId")
         first_id = read.integer(call.params, "fromId")
-        start, end, limit = _span(call.params, default_limit=500)
+        start, end, limit = read.span(call.params, default_limit=500)
         rows = [
             trade_row(order, fill)
             for order, fill in self._account(call).fills.get(instrument, [])
@@ -174,15 +174,17 @@ class FuturesOrders:
             return []
         if batch is not None:
             return [
-                _mark({k: _as_text(v) for k, v in item.items()}) for item in batch if isinstance(item, dict)
+                read.order_mark({k: read.as_text(v) for k, v in item.items()})
+                for item in batch
+                if isinstance(item, dict)
             ]
-        return [_mark(call.params)]
+        return [read.order_mark(call.params)]
 
     # -- inside ----------------------------------------------------------------------------
 
     def _place(self, call: Call, params: Params) -> dict[str, Any]:
         if self._desk.faults.active:
-            fault = self._desk.faults.rejecting(call, _mark(params))
+            fault = self._desk.faults.rejecting(call, read.order_mark(params))
             if fault is not None:
                 raise WireError(fault.status, fault.code, fault.msg)
         request, response_type = self._request(call, params)
@@ -290,22 +292,3 @@ def client_id(params: Params, name: str) -> str:
             f"Illegal characters found in parameter '{name}'; legal range is '{CLIENT_ID_RULE}'.",
         )
     return value
-
-
-def _mark(params: Params) -> OrderMark:
-    client_order_id = (
-        params.get("newClientOrderId") or params.get("origClientOrderId") or params.get("clientAlgoId") or ""
-    )
-    return OrderMark(params.get("symbol", ""), client_order_id)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
-def _span(params: Params, *, default_limit: int) -> tuple[int, int, int]:
-    start = read.integer(params, "startTime") or 0
-    end = read.integer(params, "endTime") or 10**15
-    return start, end, min(read.integer(params, "limit") or default_limit, 1000)

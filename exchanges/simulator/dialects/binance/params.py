@@ -6,7 +6,7 @@ import json
 from decimal import Decimal, InvalidOperation
 
 from exchanges.simulator.types import Side
-from exchanges.simulator.wire import Params, WireError
+from exchanges.simulator.wire import OrderMark, Params, WireError
 
 
 def required(params: Params, name: str) -> str:
@@ -86,3 +86,25 @@ def json_list(params: Params, *names: str) -> list[object] | None:
                 raise WireError(400, -1130, f"Data sent for parameter '{name}' is not valid.")
             return value
     return None
+
+
+def as_text(value: object) -> str:
+    """Return a JSON value as it would stand in a query string."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def span(params: Params, *, default_limit: int) -> tuple[int, int, int]:
+    """Return first time, last time and the number of rows that a listing wants."""
+    start = integer(params, "startTime") or 0
+    end = integer(params, "endTime") or 10**15
+    return start, end, min(integer(params, "limit") or default_limit, 1000)
+
+
+def order_mark(params: Params) -> OrderMark:
+    """Return which order a request is about, for matching faults."""
+    for name in ("newClientOrderId", "origClientOrderId", "clientAlgoId", "clientalgoid"):
+        if value := params.get(name):
+            return OrderMark(params.get("symbol", ""), value)
+    return OrderMark(params.get("symbol", ""), "")

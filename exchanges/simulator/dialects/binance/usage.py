@@ -46,13 +46,16 @@ class Usage:
         return used + weight
 
     def add_orders(self, api_key: str, number: int, now_ms: int) -> dict[str, str]:
-        """Count orders of an account; return the headers. Raises -1015 when enforced."""
+        """Count orders of an account; return the headers. Raises -1015 when enforced.
+
+        A batch counts as one in the minute's window (fact sheet B3).
+        """
         headers: dict[str, str] = {}
         for suffix, limit in self.limits.orders.items():
             length = ORDER_WINDOWS[suffix]
             window = now_ms // length
             seen, used = self._orders.get((api_key, suffix), (window, 0))
-            used = (used if seen == window else 0) + number
+            used = (used if seen == window else 0) + (1 if suffix == "1M" else number)
             self._orders[(api_key, suffix)] = (window, used)
             headers[f"X-MBX-ORDER-COUNT-{suffix}"] = str(used)
             if self.limits.enforce and used > limit:
