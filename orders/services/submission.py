@@ -17,14 +17,13 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
-from orders.clock import database_now
+from orders.clock import DatabaseClock
 from orders.models import (
     Book,
     EventSource,
@@ -52,6 +51,7 @@ class Dispatch:
     placements: Sequence[Placement]  # each with its intent
     accounts: dict[int, Account]
     send_by_monotonic: float
+    clock: DatabaseClock
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
 
 
@@ -126,7 +126,7 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
             lane.start_next(waiting)  # the account's next step leaves before we write anything down
         if on_answer is not None:
             on_answer(time.monotonic())
-        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=database_now()))
+        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now()))
     _remember_leverage(lanes)
     return applied
 
@@ -146,7 +146,7 @@ class _Lane:
         self._exchange: Exchange | None = None
         self._failure: ExchangeError | None = None
         try:
-            self._exchange = exchange_for(work.accounts[first.account_id], first.intent.market_type)
+            self._exchange = access.exchange_for(work.accounts[first.account_id], first.intent.market_type)
         except ExchangeError as exc:
             self._failure = exc
         self._send_by = work.send_by_monotonic
@@ -205,8 +205,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
     Safe to repeat and to race: under the intent's lock, only an open order whose placement is
     NEVER_PLACED gets a new one.
     """
-    now = database_now()
-    monotonic = time.monotonic()
+    clock = DatabaseClock.ask()
+    now = clock.read
     with transaction.atomic():
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
@@ -229,4 +229,4 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         OrderEvent.objects.bulk_create(submitting_event(p, source=source, now=now) for p in placements)
     if not placements:
         return Applied()
-    return dispatch(Dispatch(placements, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS))
+    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))
