@@ -73,3 +73,8 @@ def encrypt(text: str) -> str:
 def decrypt(token: str) -> str:
     """Raises cryptography.fernet.InvalidToken when none of the keys made this token."""
     return fernet().decrypt(token.encode()).decode() if token else ""
+
+
+def reencrypt(token: str) -> str:
+    """Return the same secret under the first key. Raises InvalidToken as `decrypt` does."""
+    return fernet().rotate(token.encode()).decode() if token else ""

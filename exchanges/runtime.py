@@ -65,7 +65,7 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def adopt(own_loop: asyncio.AbstractEventLoop) -> None:
-    """Use a loop that the caller runs, instead of a thread of ours. The caller awaits `close()` at its end."""
+    """Use a loop that the caller runs instead of a thread of ours; at its end they await `close()`."""
     runtime = _runtime
     with runtime.lock:
         if runtime.loop is own_loop:

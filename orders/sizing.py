@@ -33,6 +33,11 @@ def to_step(value: Decimal, step: Decimal, *, rounding: str) -> Decimal:
     return (value / step).quantize(Decimal(1), rounding=rounding) * step
 
 
+def shown(quantity: Decimal) -> str:
+    """Write a raw quantity for people: eight decimals tell enough."""
+    return plain(quantity.quantize(Decimal("0.00000001"), rounding=ROUND_DOWN))
+
+
 def price_to_tick(price: Decimal | None, instrument: InstrumentSpec) -> Decimal | None:
     """Round a price to the nearest tick: a chart's close may lie off the exchange's grid."""
     return None if price is None else to_step(price, instrument.tick_size, rounding=ROUND_HALF_UP)
@@ -77,7 +82,7 @@ def fit(
     rounded_quantity = to_step(quantity, lot_step_for(order_type, instrument), rounding=ROUND_DOWN)
     if rounded_quantity <= 0 or rounded_quantity < instrument.min_quantity:
         raise SizingError(
-            f"quantity {plain(quantity.normalize())} {asset} is below the minimum of "
+            f"quantity {shown(quantity)} {asset} is below the minimum of "
             f"{plain(max(instrument.min_quantity, instrument.lot_step))} {asset}"
         )
     maximum = instrument.max_quantity

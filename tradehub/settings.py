@@ -8,34 +8,63 @@ from typing import Any
 
 import django_stubs_ext
 import environ
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+
+from tradehub import logs, security
+from tradehub.databases import database_settings
 
 django_stubs_ext.monkeypatch()  # lets Django classes take type arguments at run time
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
+TESTING = "pytest" in sys.modules
 env = environ.Env()
-environ.Env.read_env(BASE_DIR / ".env")
+if not TESTING:  # tests see the environment they were started with, not somebody's own settings
+    environ.Env.read_env(env.str("DOTENV", default=str(BASE_DIR / ".env")))
 
 DEBUG = env.bool("DEBUG", default=False)
-TESTING = "pytest" in sys.modules
+# Served over TLS, by a proxy in front of us. One switch for everything that must not work without it.
+HTTPS = env.bool("HTTPS", default=not DEBUG and not TESTING)
 
 # Secrets have no default in production: a known key is worse than no start.
 _DEVELOPMENT_KEY = "development-only-key-never-for-real-money-0000000000000000"
-SECRET_KEY = env.str("SECRET_KEY", default=_DEVELOPMENT_KEY if DEBUG or TESTING else "")
+SECRET_KEY = env.str("SECRET_KEY", default="") or (_DEVELOPMENT_KEY if DEBUG or TESTING else "")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 # The Fernet key of the same kind, for development and tests only.
 _DEVELOPMENT_FERNET_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMDAwMDAwMDAwMDA="
-FIELD_ENCRYPTION_KEYS: list[str] = env.list(
-    "FIELD_ENCRYPTION_KEYS", default=[_DEVELOPMENT_FERNET_KEY] if DEBUG or TESTING else []
+FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[]) or (
+    [_DEVELOPMENT_FERNET_KEY] if DEBUG or TESTING else []
 )
-if not SECRET_KEY or not FIELD_ENCRYPTION_KEYS:
+if missing := [name for name in ("SECRET_KEY", "FIELD_ENCRYPTION_KEYS") if not globals()[name]]:
     raise ImproperlyConfigured(
-        "SECRET_KEY and FIELD_ENCRYPTION_KEYS must be set (see .env.example), or DEBUG=true for development."
+        f"{' and '.join(missing)} must be set (see .env.example), or DEBUG=true for development."
     )
 
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", "testserver"])
+try:
+    for key in FIELD_ENCRYPTION_KEYS:
+        Fernet(key)
+except ValueError as error:
+    raise ImproperlyConfigured(f"FIELD_ENCRYPTION_KEYS: {error}") from None
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
+
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=HTTPS)
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked by a supervisor on the machine itself
+if HTTPS:
+    # The proxy in front of us must set this header and drop the one that a client sends.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=365 * 24 * 3600 if HTTPS else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=HTTPS)
+SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=HTTPS)
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {"DIRECTIVES": security.PAGE_POLICY}
 
 INSTALLED_APPS = [
     "daphne",
@@ -51,6 +80,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "django_q",
     "axes",
+    "csp",
     "exchanges",
     "orders",
     "tracking",
@@ -58,7 +88,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "tradehub.logs.CorrelationMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "tradehub.security.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -89,31 +121,16 @@ TEMPLATES = [
 ]
 
 
-def _database() -> dict[str, Any]:
-    """SQLite in WAL mode by default; PostgreSQL with the psycopg pool where DATABASE_URL says so."""
-    config: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'tradehub.sqlite3'}")
-    if config["ENGINE"].endswith("sqlite3"):
-        # Immediate: a write transaction takes the write lock at once, it never fails half-way to get it.
-        # synchronous=FULL: a committed order survives a power cut.
-        config["OPTIONS"] = {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
-        }
-    else:
-        config["OPTIONS"] = {
-            "pool": {
-                "min_size": env.int("DATABASE_POOL_MIN", default=2),
-                "max_size": env.int("DATABASE_POOL_MAX", default=20),
-                "timeout": 10,
-            }
-        }
-    if name := env.str("TEST_DATABASE_NAME", default=""):
-        config["TEST"] = {"NAME": name}
-    return config
-
-
-DATABASES = {"default": _database()}
+DATABASES = {
+    "default": database_settings(
+        env.str("DATABASE_URL", default="") or f"sqlite:///{BASE_DIR / 'tradehub.sqlite3'}",
+        pool_min=env.int("DATABASE_POOL_MIN", default=2),
+        pool_max=env.int("DATABASE_POOL_MAX", default=20),
+        pooled="qcluster" not in sys.argv,  # the worker forks
+    )
+}
+if TESTING and (name := env.str("TEST_DATABASE_NAME", default="")):
+    DATABASES["default"]["TEST"] = {"NAME": name}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="")
@@ -146,6 +163,8 @@ AUTHENTICATION_BACKENDS = [
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "tradehub.security.client_address"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -161,8 +180,9 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = env.str("STATIC_ROOT", default="") or None
 STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True  # straight from the packages and `static/`: no collectstatic to forget
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
@@ -177,7 +197,6 @@ WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
 WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=16)
-TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
 DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
@@ -196,4 +215,5 @@ TELEGRAM_BOT_TOKEN = env.str("TELEGRAM_BOT_TOKEN", default="")
 TELEGRAM_CHAT_ID = env.str("TELEGRAM_CHAT_ID", default="")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
-LOG_JSON = env.bool("LOG_JSON", default=not DEBUG)
+LOG_JSON = env.bool("LOG_JSON", default=not DEBUG and not TESTING)
+LOGGING = logs.configure(level=LOG_LEVEL, as_json=LOG_JSON)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
 
 from exchanges.adapters.exceptions import ExchangeError, UnsupportedOrder
@@ -37,6 +37,10 @@ class Exchange(ABC):
             raise UnsupportedOrder(f"{self.venue} has no {request.order_type} orders here", venue=self.venue)
         if request.reduce_only and not self.capabilities.reduce_only:
             raise UnsupportedOrder(f"{self.venue} has no reduce-only orders here", venue=self.venue)
+
+    def learn_instruments(self, specs: Sequence[InstrumentSpec]) -> None:
+        """Take instruments that are known already (from the database). Any thread may call."""
+        return
 
     @abstractmethod
     async def load_instruments(self) -> list[InstrumentSpec]: ...
@@ -86,5 +90,5 @@ class Exchange(ABC):
         """Open the connection and learn the server's clock: the first order is as fast as the next."""
 
     @abstractmethod
-    def user_stream(self) -> AsyncIterator[StreamEvent]:
+    def user_stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Follow the account's orders for ever, reconnecting by itself; close it with `aclose()`."""

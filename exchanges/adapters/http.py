@@ -74,7 +74,7 @@ class Call:
     urgent: bool = False
     changes: bool = False
     send_by: float | None = None
-    seconds: float = REQUEST_SECONDS
+    seconds: float | None = None  # None: the client's own
 
 
 class Clock:
@@ -96,15 +96,13 @@ class Clock:
 
 
 class Host:
-    """What all accounts of a process share about one base URL: session, clock, limits, symbols."""
+    """What all accounts of a process share about one base URL: session, clock, limits."""
 
     def __init__(self, base_url: str, session: aiohttp.ClientSession, limits: HostLimits) -> None:
         self.base_url = base_url.rstrip("/")
         self.session = session
         self.limits = limits
         self.clock = Clock()
-        self.our_symbols: dict[str, str] = {}  # BTCUSDT -> BTC/USDT
-        self.venue_symbols: dict[str, str] = {}  # BTC/USDT -> BTCUSDT
         self.keep_warm: asyncio.Task[None] | None = None
         self._urls: dict[str, URL] = {}
 
@@ -113,11 +111,6 @@ class Host:
         if url is None:
             url = self._urls[path] = URL(self.base_url + path, encoded=True)
         return url
-
-    def learn_symbols(self, pairs: Mapping[str, str]) -> None:
-        """Take `{BASE/QUOTE: the exchange's spelling}` into the two tables."""
-        self.venue_symbols.update(pairs)
-        self.our_symbols.update({theirs: ours for ours, theirs in pairs.items()})
 
 
 class Hosts:
@@ -285,6 +278,8 @@ class RestClient:
         clock_field: str = "serverTime",
         clock_codes: frozenset[str] = frozenset(),
         account_limit_codes: frozenset[str] = frozenset(),
+        seconds: float = REQUEST_SECONDS,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self.venue = venue
         self.base_url = base_url.rstrip("/")
@@ -298,6 +293,7 @@ class RestClient:
         self._clock_field = clock_field
         self._clock_codes = clock_codes
         self._account_limit_codes = account_limit_codes
+        self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=connect_seconds)
 
     @property
     def host(self) -> Host:
@@ -325,7 +321,11 @@ class RestClient:
     async def _send_once(self, call: Call) -> Any:
         host = self.host
         async with host.limits.admitted(
-            weight=call.weight, orders=call.orders, account=self.account, urgent=call.urgent, deadline=call.send_by
+            weight=call.weight,
+            orders=call.orders,
+            account=self.account,
+            urgent=call.urgent,
+            deadline=call.send_by,
         ):
             status, headers, content = await self._exchange(host, call)
         host.limits.learn(headers, account=self.account, server_seconds=host.clock.now_ms() / 1000)
@@ -349,6 +349,9 @@ class RestClient:
         return body
 
     async def _exchange(self, host: Host, call: Call) -> tuple[int, Mapping[str, str], bytes]:
+        timeout = self._timeout
+        if call.seconds is not None:
+            timeout = aiohttp.ClientTimeout(total=call.seconds, sock_connect=timeout.sock_connect)
         departure = _Departure(call, host.clock, self._sign if call.signed else None)
         token = _departing.set(departure)
         try:
@@ -357,13 +360,15 @@ class RestClient:
                 host.url(call.path),
                 headers=call.headers,
                 data=call.body or None,
-                timeout=aiohttp.ClientTimeout(total=call.seconds, sock_connect=CONNECT_SECONDS),
+                timeout=timeout,
                 allow_redirects=False,
                 max_line_size=65536,
             ) as response:
                 return response.status, response.headers, await response.read()
         except TooLate:
-            raise NotSent("the deadline had passed before the request could leave", venue=self.venue) from None
+            raise NotSent(
+                "the deadline had passed before the request could leave", venue=self.venue
+            ) from None
         except _NeverLeft:
             raise self._not_sent(call, "the kept connection was closed") from None
         except _SecondSend:
@@ -371,7 +376,7 @@ class RestClient:
         except TimeoutError as exc:
             if not departure.has_left:
                 raise self._not_sent(call, f"no connection in time ({type(exc).__name__})") from None
-            raise self._unknown(call, f"no answer within {call.seconds:g} s", ErrorType.TIMEOUT) from None
+            raise self._unknown(call, f"no answer within {timeout.total:g} s", ErrorType.TIMEOUT) from None
         except (aiohttp.ClientError, OSError) as exc:
             # `from None`: the library's own texts may carry the signed URL.
             if not departure.has_left:
@@ -384,7 +389,9 @@ class RestClient:
         text = self.mask(f"{call.method} {call.path} was not sent, network error: {why}")
         return NotSent(text, venue=self.venue, error_type=ErrorType.NETWORK_ERROR)
 
-    def _unknown(self, call: Call, why: str, error_type: ErrorType = ErrorType.NETWORK_ERROR) -> OutcomeUnknown:
+    def _unknown(
+        self, call: Call, why: str, error_type: ErrorType = ErrorType.NETWORK_ERROR
+    ) -> OutcomeUnknown:
         text = self.mask(f"{call.method} {call.path} was sent, its outcome is unknown: {why}")
         return OutcomeUnknown(text, venue=self.venue, error_type=error_type)
 
@@ -421,7 +428,9 @@ class RestClient:
             host.keep_warm = asyncio.get_running_loop().create_task(self._keep_warm(connections))
 
     async def _touch(self, connections: int) -> None:
-        results = await asyncio.gather(*(self._ask_time() for _ in range(connections)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._ask_time() for _ in range(connections)), return_exceptions=True
+        )
         errors = [result for result in results if isinstance(result, BaseException)]
         if len(errors) == len(results):
             raise errors[0]

@@ -47,7 +47,9 @@ class RateRules:
 class HostLimits:
     """The budgets of one host in this process, for all accounts. Lives on the I/O loop."""
 
-    def __init__(self, venue: str, rules: RateRules, *, on_ban: Callable[[float, str], None] | None = None) -> None:
+    def __init__(
+        self, venue: str, rules: RateRules, *, on_ban: Callable[[float, str], None] | None = None
+    ) -> None:
         self.venue = venue
         self.rules = rules
         weight = max(1.0, rules.weight_per_minute * rules.share)
@@ -80,7 +82,9 @@ class HostLimits:
             await self._admit_background(weight, deadline)
             yield
 
-    async def _admit_urgent(self, weight: int, orders: tuple[int, ...], account: str, deadline: float | None) -> None:
+    async def _admit_urgent(
+        self, weight: int, orders: tuple[int, ...], account: str, deadline: float | None
+    ) -> None:
         self._urgent_waiting += 1
         try:
             if any(orders):
@@ -130,7 +134,9 @@ class HostLimits:
 
     def _held_back(self) -> NotSent:
         return NotSent(
-            "the rate limit held the request back until its deadline", venue=self.venue, error_type=ErrorType.RATE_LIMIT
+            "the rate limit held the request back until its deadline",
+            venue=self.venue,
+            error_type=ErrorType.RATE_LIMIT,
         )
 
     # What the exchange says.
@@ -156,7 +162,7 @@ class HostLimits:
         self._account_paused_until[account] = max(until, self._account_paused_until.get(account, 0.0))
 
     def ban(self, seconds: float, reason: str, *, announce: bool = True) -> None:
-        """Send nothing to this host for a while. `announce`: tell the hook, so that other processes hear of it."""
+        """Send nothing to this host for a while. `announce`: tell the hook, for the other processes."""
         until = time.monotonic() + seconds
         if until <= self._banned_until:
             return

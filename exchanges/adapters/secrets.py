@@ -6,7 +6,9 @@ import re
 from urllib.parse import quote
 
 MASK = "***"
-_SHORTEST = 6  # shorter ones would mask half of an ordinary sentence; as a named parameter they go all the same
+_SHORTEST = (
+    6  # shorter ones would mask half of an ordinary sentence; as a named parameter they go all the same
+)
 _NAMED = re.compile(
     r"""(?ix)
     ( signature | listen_?key | api_?key | api_?secret | secret(?:_?key)? | passphrase

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -187,7 +187,8 @@ class FakeExchange(Exchange):
         with self._lock:
             order = self._latest(client_order_id)
             return self._keep(
-                replace(order, triggered=True, child_order_id=str(next(self._serial)), fills=()), announce=announce
+                replace(order, triggered=True, child_order_id=str(next(self._serial)), fills=()),
+                announce=announce,
             )
 
     def push(self, event: StreamEvent) -> None:
@@ -266,7 +267,7 @@ class FakeExchange(Exchange):
         self._maybe_fail()
         self.is_warm = True
 
-    async def user_stream(self) -> AsyncIterator[StreamEvent]:
+    async def user_stream(self) -> AsyncGenerator[StreamEvent, None]:
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue()
         listener = (asyncio.get_running_loop(), queue)
         yield StreamStateChange(StreamState.CONNECTING)

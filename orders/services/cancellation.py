@@ -14,8 +14,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.types import OrderRef, OrderReport
@@ -101,7 +100,7 @@ def _claim(intent_ids: list[int], *, now: datetime) -> list[OpenOrder]:
 
 
 async def _send(first: OpenOrder, refs: Sequence[OrderRef]) -> Results:
-    exchange = exchange_for(first.account, first.intent.market_type)
+    exchange = access.exchange_for(first.account, first.intent.market_type)
     results = await exchange.cancel_orders(refs)
     return [
         await _ended(exchange, ref) if isinstance(result, OrderNotFound) else result

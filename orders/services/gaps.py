@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
-from exchanges.adapters.types import Fill, OrderRef, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import Fill, MarketType, OrderRef, OrderReport, VenueOrderStatus
 from orders.models import Placement
 from orders.services.settlement import Applied, Outcome, outcomes_apply
 
@@ -37,7 +36,7 @@ def fill_gaps(*, placement_ids: Sequence[int], source: str, now: datetime) -> Ap
     outcomes: list[Outcome] = []
     for (_, market_type), placements in groups.items():
         try:
-            exchange = exchange_for(placements[0].account, market_type)
+            exchange = access.exchange_for(placements[0].account, market_type)
             fetched = runtime.run(_fetch(exchange, [p.to_ref() for p in placements]), FETCH_SECONDS * 2)
         except (ExchangeError, TimeoutError) as exc:
             logger.warning("Fills of %s orders could not be fetched: %s", len(placements), exc)
@@ -64,7 +63,7 @@ def _report(placement: Placement, fills: Sequence[Fill]) -> OrderReport:
     """Fills alone say nothing new about the order's state: it is what the exchange said last."""
     order_id = placement.child_order_id or placement.exchange_order_id
     return OrderReport(
-        market_type=placement.intent.market_type,
+        market_type=MarketType(placement.intent.market_type),
         symbol=placement.intent.symbol,
         exchange_order_id=placement.exchange_order_id,
         client_order_id=placement.client_order_id,

@@ -358,9 +358,7 @@ class _Work:
         kind = EventType(status.value)
         if intent.remaining_quantity == 0 or status == OrderStatus.FILLED:
             self._end(placement, order, EventType.FILLED, Home.DONE, after=OrderStatus.FILLED, report=report)
-            self.facts.append(
-                events.OrderFilled(intent.pk, intent.filled_quantity, ledger.average(placement))
-            )
+            self.facts.append(events.OrderFilled(intent.pk))
         elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
             self._end(placement, order, kind, Home.DONE, after=status, report=report)
         else:

@@ -17,8 +17,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
@@ -146,7 +145,7 @@ class _Lane:
         self._exchange: Exchange | None = None
         self._failure: ExchangeError | None = None
         try:
-            self._exchange = exchange_for(work.accounts[first.account_id], first.intent.market_type)
+            self._exchange = access.exchange_for(work.accounts[first.account_id], first.intent.market_type)
         except ExchangeError as exc:
             self._failure = exc
         self._send_by = work.send_by_monotonic

@@ -1,0 +1,162 @@
+"""Private streams: who listens to which account, and what goes wrong on the way.
+
+Publishing is synchronous and ordered; every connection has a task that writes what waits in
+its outbox, late by the simulated network if there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from exchanges.simulator.faults import FaultKind, Faults
+from exchanges.simulator.wire import OrderMark, encode
+
+Event = dict[str, Any]
+NO_ORDER = OrderMark("", "")
+REORDER_SECONDS = 1.0  # a message held back goes out after the next one, or after this long
+
+
+class Connection:
+    """One WebSocket and what waits to be sent on it."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, request: web.BaseRequest, delay: Callable[[], float]
+    ) -> None:
+        self.socket = socket
+        self._request = request
+        self._delay = delay
+        self._waiting: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._writer = self._loop.create_task(self._write())
+
+    def send(self, text: str) -> None:
+        self._waiting.put_nowait((self._loop.time() + self._delay(), text))
+
+    def cut(self) -> None:
+        """End the connection without a goodbye, as a broken network does."""
+        self._writer.cancel()
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    async def close(self) -> None:
+        self._writer.cancel()
+        await self.socket.close()
+
+    def finish(self) -> None:
+        """Stop writing; the socket is gone."""
+        self._writer.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            due, text = await self._waiting.get()
+            if (wait := due - self._loop.time()) > 0:
+                await asyncio.sleep(wait)
+            try:
+                await self.socket.send_str(text)
+            except (ConnectionError, RuntimeError):
+                return  # closed under our hands: nobody listens any more
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One account heard on one connection; `wrap` puts the event into the stream's frame."""
+
+    exchange: str
+    api_key: str
+    connection: Connection
+    wrap: Callable[[Event], Event]
+    wants: Callable[[str], bool]
+    held_back: str | None = None
+
+    def flush(self) -> None:
+        if self.held_back is not None:
+            text, self.held_back = self.held_back, None
+            self.connection.send(text)
+
+
+class Hub:
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._subscriptions: dict[tuple[str, str], list[Subscription]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self._subscriptions.values())
+
+    def subscribe(self, subscription: Subscription) -> None:
+        key = (subscription.exchange, subscription.api_key)
+        self._subscriptions.setdefault(key, []).append(subscription)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        key = (subscription.exchange, subscription.api_key)
+        group = self._subscriptions.get(key, [])
+        if subscription in group:
+            group.remove(subscription)
+        if not group:
+            self._subscriptions.pop(key, None)
+
+    def has_listeners(self, exchange: str, api_key: str) -> bool:
+        return (exchange, api_key) in self._subscriptions
+
+    def listeners(self, *, exchange: str = "", api_key: str = "") -> list[Subscription]:
+        return [
+            subscription
+            for (at, key), group in self._subscriptions.items()
+            if exchange in ("", at) and api_key in ("", key)
+            for subscription in group
+        ]
+
+    def publish(self, exchange: str, api_key: str, event: Event, mark: OrderMark = NO_ORDER) -> None:
+        """Send an event (its name is in `e`) to everyone who hears this account."""
+        for subscription in self._subscriptions.get((exchange, api_key), ()):
+            name = str(event.get("e", ""))
+            if subscription.wants(name):
+                self._send(subscription, name, encode(subscription.wrap(event)), mark)
+
+    def cut(self, *, exchange: str = "", api_key: str = "") -> int:
+        """Break the connections of matching listeners; return how many listeners that were."""
+        found = self.listeners(exchange=exchange, api_key=api_key)
+        for subscription in found:
+            subscription.connection.cut()
+        return len(found)
+
+    def _send(self, subscription: Subscription, name: str, text: str, mark: OrderMark) -> None:
+        fault = None
+        if self._faults.active:
+            fault = self._faults.for_event(subscription.exchange, subscription.api_key, name, mark)
+        kind = fault.kind if fault is not None else None
+        if kind is FaultKind.STREAM_DROP:
+            return
+        if kind is FaultKind.STREAM_REORDER and subscription.held_back is None:
+            subscription.held_back = text
+            asyncio.get_running_loop().call_later(REORDER_SECONDS, subscription.flush)
+            return
+        subscription.connection.send(text)
+        if kind is FaultKind.STREAM_DUPLICATE:
+            subscription.connection.send(text)
+        subscription.flush()
+
+
+class Sockets:
+    """Opens the server's side of WebSockets; `delay` is the network's, one way, in seconds."""
+
+    def __init__(self, faults: Faults, delay: Callable[[], float]) -> None:
+        self._faults = faults
+        self._delay = delay
+
+    def refusal(self, exchange: str, api_key: str) -> web.Response | None:
+        if not self._faults.active:
+            return None
+        fault = self._faults.refusing_stream(exchange, api_key)
+        return None if fault is None else web.Response(status=fault.status, text=fault.body)
+
+    async def open(
+        self, request: web.BaseRequest, ping_seconds: float
+    ) -> tuple[web.WebSocketResponse, Connection]:
+        socket = web.WebSocketResponse(heartbeat=ping_seconds, compress=False)
+        await socket.prepare(request)
+        return socket, Connection(socket, request, self._delay)

@@ -1,0 +1,313 @@
+"""The one short transaction before anything is sent: the delivery and all its intents, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from ulid import ULID
+
+from exchanges.adapters.exceptions import ErrorType
+from exchanges.adapters.types import MarketType, Side
+from exchanges.models import Account
+from orders import events, locks
+from orders.config import StrategyConfig
+from orders.models import (
+    Book,
+    EventSource,
+    EventType,
+    FailedOrder,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    Placement,
+    StrategyPosition,
+    WebhookDelivery,
+)
+from orders.services import failures, submission
+from orders.services.cancellation import cancels_mark
+from orders.sizing import SizingError, closing_quantity
+from orders.webhook.planning import CancelPair, Pair, Plan, fit_pair
+
+BookKey = tuple[int, str, str]  # account id, market type, symbol
+_book_ids: dict[BookKey, int] = {}  # books are never deleted
+
+
+class ConfigChanged(Exception):
+    """A switch, an account or an instrument changed between planning and the lock: plan again."""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """What the transaction made, for sending and for the answer."""
+
+    delivery: WebhookDelivery
+    intents: list[OrderIntent] = field(default_factory=list)
+    placements: list[Placement] = field(default_factory=list)
+    failed: dict[int, FailedOrder] = field(default_factory=dict)  # by intent id
+    cancel_intents: list[int] = field(default_factory=list)
+    leverage: dict[int, int] = field(default_factory=dict)  # book id -> to be set before sending
+    accounts: dict[int, Account] = field(default_factory=dict)
+
+
+def accept(
+    *,
+    delivery: WebhookDelivery,
+    strategy: StrategyConfig,
+    plan: Plan,
+    is_batch: bool,
+    version: int,
+    now: datetime,
+) -> Accepted:
+    """Commit a delivery with its intents, placements and open orders. Nothing is sent here.
+
+    Raises: ConfigChanged when the configuration is no longer the one that was planned with;
+            django.db.IntegrityError when the webhook id is taken. Nothing is written then.
+    """
+    book_ids = _book_ids_for(plan.pairs)
+    with transaction.atomic():
+        books = {
+            book.pk: book for book in locks.books_for_update({*book_ids.values(), *_books_to_cancel(plan)})
+        }
+        if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
+            raise ConfigChanged
+        cancels = [_mark_canceled(cancel, books, now) for cancel in plan.cancels]
+        delivery.plan = {
+            "strategy": strategy.group_name,
+            "is_batch": is_batch,
+            "total_orders": plan.total_orders,
+            "accounts": plan.accounts,
+            "cancels": cancels,
+        }
+        delivery.save(force_insert=True)
+        accepted = Accepted(
+            delivery, cancel_intents=[pk for cancel in cancels for pk in cancel["intent_ids"]]
+        )
+        _size_closes(plan.pairs)
+        _write(accepted, strategy, plan.pairs, book_ids, now=now)
+    _note_leverage(accepted, plan.pairs, books, book_ids)
+    return accepted
+
+
+def _book_key(pair: Pair) -> BookKey:
+    return pair.follower.account_id, pair.spec.market_type.value, pair.symbol
+
+
+def _book_ids_for(pairs: Iterable[Pair]) -> dict[BookKey, int]:
+    """Return the books' ids, made with insert-or-ignore where they do not exist yet."""
+    wanted = {_book_key(pair) for pair in pairs}
+    missing = [key for key in wanted if key not in _book_ids]
+    if missing:
+        Book.objects.bulk_create(
+            [
+                Book(account_id=account, market_type=market, symbol=symbol)
+                for account, market, symbol in missing
+            ],
+            ignore_conflicts=True,
+        )
+        rows = Book.objects.filter(
+            account_id__in={key[0] for key in missing}, symbol__in={key[2] for key in missing}
+        )
+        for pk, account_id, market_type, symbol in rows.values_list(
+            "pk", "account_id", "market_type", "symbol"
+        ):
+            _book_ids[account_id, market_type, symbol] = pk
+    return {key: _book_ids[key] for key in wanted}
+
+
+def forget_books() -> None:
+    """Forget what was remembered of books (tests empty their tables)."""
+    _book_ids.clear()
+
+
+# --- cancels --------------------------------------------------------------------------------------
+
+
+def _cancel_filter(cancel: CancelPair) -> Q:
+    condition = Q(
+        strategy_account_id=cancel.follower.strategy_account_id, home__in=(Home.QUEUE, Home.EXCHANGE)
+    )
+    spec = cancel.spec
+    if spec.action == "CANCEL":
+        named = Q(placements__client_order_id=spec.order_id) | Q(placements__exchange_order_id=spec.order_id)
+        return condition & (named | Q(uid=spec.order_id))
+    if cancel.symbol is not None:
+        condition &= Q(symbol=cancel.symbol, market_type=spec.market_type.value)
+    if spec.side is not None:
+        condition &= Q(side=spec.side.value)
+    return condition
+
+
+def _books_to_cancel(plan: Plan) -> set[int]:
+    if not plan.cancels:
+        return set()
+    condition = Q(pk__in=())
+    for cancel in plan.cancels:
+        condition |= _cancel_filter(cancel)
+    return set(OrderIntent.objects.filter(condition).values_list("book_id", flat=True))
+
+
+def _mark_canceled(cancel: CancelPair, books: dict[int, Book], now: datetime) -> dict[str, Any]:
+    """Hold what this cancel means, in the books that are locked; return what the answer needs of it."""
+    wanted = OrderIntent.objects.filter(_cancel_filter(cancel), book_id__in=list(books)).values("pk")
+    intents = list(locks.intents_for_update(pk__in=wanted)) if books else []
+    cancels_mark(intents, source=EventSource.WEBHOOK, now=now)
+    pks = [intent.pk for intent in intents]
+    ids = Placement.objects.filter(intent_id__in=pks).order_by("pk").values_list("client_order_id", flat=True)
+    return {
+        "order_index": cancel.spec.index,
+        "account_id": cancel.follower.account_id,
+        "account_name": cancel.follower.account_name,
+        "intent_ids": pks,
+        "client_order_ids": list(ids) if pks else [],
+    }
+
+
+# --- closes ---------------------------------------------------------------------------------------
+
+
+def _size_closes(pairs: Sequence[Pair]) -> None:
+    """Size closes from positions less closes still on their way, under the positions' locks."""
+    closes = [pair for pair in pairs if pair.closes_percent is not None and pair.problem is None]
+    if not closes:
+        return
+    accounts = {pair.follower.account_id for pair in closes}
+    symbols = {pair.symbol for pair in closes}
+    positions = list(locks.positions_for_update(account_id__in=accounts, symbol__in=symbols))
+    strategy_accounts = {pair.follower.strategy_account_id for pair in closes}
+    on_their_way: dict[tuple[int, str, str], Decimal] = {}
+    for intent in OrderIntent.objects.filter(
+        strategy_account_id__in=strategy_accounts,
+        symbol__in=symbols,
+        home__in=(Home.QUEUE, Home.EXCHANGE),
+        closes_position=True,
+    ):
+        key = intent.strategy_account_id, intent.market_type, intent.symbol
+        on_their_way[key] = on_their_way.get(key, Decimal(0)) + intent.remaining_quantity
+    for pair in closes:
+        _size_close(pair, positions, on_their_way)
+
+
+def _size_close(
+    pair: Pair, positions: Sequence[StrategyPosition], on_their_way: dict[tuple[int, str, str], Decimal]
+) -> None:
+    market, percent = pair.spec.market_type, pair.closes_percent
+    assert percent is not None
+    here = [row for row in positions if (row.symbol, row.market_type) == (pair.symbol, market.value)]
+    net = sum((row.quantity for row in here if row.account_id == pair.follower.account_id), Decimal(0))
+    own = next((row for row in here if row.strategy_account_id == pair.follower.strategy_account_id), None)
+    position = own.quantity if own is not None else Decimal(0)
+    key = pair.follower.strategy_account_id, market.value, pair.symbol
+    pair.side = Side.SELL if position > 0 else Side.BUY
+    try:
+        quantity = closing_quantity(
+            position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent
+        )
+    except SizingError as exc:
+        pair.problem = ErrorType.INVALID_QUANTITY, str(exc)
+        return
+    # The exchange nets all strategies: reduce-only would refuse what its own net position does not cover.
+    pair.reduce_only = market is MarketType.FUTURES and net * position > 0 and abs(net) >= quantity
+    fit_pair(pair, quantity)
+    if pair.problem is None:
+        on_their_way[key] = on_their_way.get(key, Decimal(0)) + pair.quantity
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write(
+    accepted: Accepted,
+    strategy: StrategyConfig,
+    pairs: Sequence[Pair],
+    book_ids: dict[BookKey, int],
+    *,
+    now: datetime,
+) -> None:
+    intents = [_intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now) for pair in pairs]
+    if not intents:
+        return
+    accepted.intents = OrderIntent.objects.bulk_create(intents)
+    log: list[OrderEvent] = []
+    failed: list[FailedOrder] = []
+    for pair, intent in zip(pairs, accepted.intents, strict=True):
+        accepted.accounts[pair.follower.account_id] = pair.follower.account
+        if pair.problem is not None:
+            failure = failures.not_sized(intent, pair.problem[1], pair.problem[0], now=now)
+            failed.append(failure)
+            log.append(_failed_event(pair, intent, now))
+        else:
+            account_id = pair.follower.account_id
+            placement = submission.placement_for(intent, account_id=account_id, number=1, now=now)
+            accepted.placements.append(placement)
+            log.append(submission.submitting_event(placement, source=EventSource.WEBHOOK, now=now))
+    Placement.objects.bulk_create(accepted.placements)
+    OpenOrder.objects.bulk_create(
+        submission.open_order_for(placement, now=now) for placement in accepted.placements
+    )
+    if failed:
+        FailedOrder.objects.bulk_create(failed)
+        accepted.failed = {failure.intent_id: failure for failure in failed}
+        events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
+    OrderEvent.objects.bulk_create(log)
+    events.publish(events.EventsLogged())
+
+
+def _intent(
+    pair: Pair, delivery: WebhookDelivery, strategy: StrategyConfig, book_id: int, now: datetime
+) -> OrderIntent:
+    assert pair.side is not None
+    assert pair.spec.order_type is not None
+    return OrderIntent(
+        uid=str(ULID()),
+        delivery=delivery,
+        order_index=pair.spec.index,
+        user_id=strategy.user_id,
+        strategy_account_id=pair.follower.strategy_account_id,
+        book_id=book_id,
+        market_type=pair.spec.market_type.value,
+        symbol=pair.symbol,
+        side=pair.side.value,
+        order_type=pair.spec.order_type.value,
+        price=pair.price,
+        stop_price=pair.stop_price,
+        quantity=pair.quantity,
+        reduce_only=pair.reduce_only,
+        closes_position=pair.spec.is_close,
+        home=Home.FAILED if pair.problem is not None else Home.EXCHANGE,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _failed_event(pair: Pair, intent: OrderIntent, now: datetime) -> OrderEvent:
+    assert pair.problem is not None
+    return OrderEvent(
+        type=EventType.FAILED,
+        source=EventSource.WEBHOOK,
+        user_id=intent.user_id,
+        account_id=pair.follower.account_id,
+        strategy_account_id=intent.strategy_account_id,
+        intent_id=intent.pk,
+        symbol=intent.symbol,
+        message=pair.problem[1][:500],
+        created_at=now,
+    )
+
+
+def _note_leverage(
+    accepted: Accepted, pairs: Iterable[Pair], books: dict[int, Book], book_ids: dict[BookKey, int]
+) -> None:
+    """Say which books' leverage the exchange has to be told: it is told once and remembered."""
+    for pair in pairs:
+        if pair.spec.market_type is not MarketType.FUTURES or pair.problem is not None:
+            continue
+        book = books[book_ids[_book_key(pair)]]
+        if pair.follower.leverage > (book.leverage or 0):
+            accepted.leverage[book.pk] = max(pair.follower.leverage, accepted.leverage.get(book.pk, 0))

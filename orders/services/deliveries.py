@@ -1,0 +1,306 @@
+"""Webhook deliveries: who holds one, who takes over when its process died, and its final answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, transaction
+
+from orders import locks
+from orders.bulk import bulk_save
+from orders.clock import database_now
+from orders.models import (
+    DeliveryState,
+    EventSource,
+    FailedOrder,
+    Home,
+    OpenOrder,
+    OrderIntent,
+    Placement,
+    PlacementOutcome,
+    WebhookDelivery,
+)
+from orders.services import submission
+from orders.services.cancellation import cancels_send
+from orders.services.settlement import Applied, never_placed
+from orders.states import OrderStatus
+from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
+
+logger = logging.getLogger(__name__)
+
+_owner: tuple[int, str] = (0, "")
+
+
+def owner() -> str:
+    """Return this process's name as a lease holder; a forked child has one of its own."""
+    global _owner  # noqa: PLW0603  one per process, made on first use
+    if _owner[0] != os.getpid():
+        _owner = os.getpid(), f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+    return _owner[1]
+
+
+def lease_until(now: datetime) -> datetime:
+    return now + timedelta(seconds=settings.DELIVERY_LEASE_SECONDS)
+
+
+class LeaseKeeper:
+    """Renews the leases of the deliveries that this process works on, all with one statement.
+
+    A process that is frozen or dead renews nothing: its deliveries are taken over.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[int] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._wake = threading.Event()
+
+    def hold(self, delivery_id: int) -> None:
+        with self._lock:
+            self._held.add(delivery_id)
+            if self._thread is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._renew_for_ever, name="lease-keeper", daemon=True)
+                self._thread.start()
+
+    def release(self, delivery_id: int) -> None:
+        with self._lock:
+            self._held.discard(delivery_id)
+
+    def _renew_for_ever(self) -> None:
+        while True:
+            self._wake.wait(settings.DELIVERY_LEASE_SECONDS / 3)
+            with self._lock:
+                held = list(self._held)
+            if not held:
+                continue
+            try:
+                self._renew(held)
+            except DatabaseError:
+                logger.warning("Leases of %s deliveries could not be renewed", len(held), exc_info=True)
+            finally:
+                close_old_connections()
+
+    @staticmethod
+    def _renew(held: list[int]) -> None:
+        # Only a lease that is still ours and alive: what was lost while we slept stays lost.
+        now = database_now()
+        WebhookDelivery.objects.filter(
+            pk__in=held, lease_owner=owner(), state=DeliveryState.WORKING, lease_expires_at__gt=now
+        ).update(lease_expires_at=lease_until(now))
+
+
+keeper = LeaseKeeper()
+
+
+def delivery_start(delivery_id: int) -> bool:
+    """Mark that bytes may leave from now on. False: the lease is lost, nothing may be sent.
+
+    The mark is what tells a later owner whether the orders may exist: without it, surely not.
+    """
+    now = database_now()
+    started = WebhookDelivery.objects.filter(
+        pk=delivery_id, lease_owner=owner(), lease_expires_at__gt=now, started_at__isnull=True
+    ).update(started_at=now)
+    return started == 1
+
+
+def delivery_answer(
+    delivery_id: int, answer: WebhookAnswer, *, timings: dict[str, float], timed_out: bool = False
+) -> None:
+    """Record the final answer, if the delivery is still ours and has none."""
+    WebhookDelivery.objects.filter(pk=delivery_id, lease_owner=owner(), state=DeliveryState.WORKING).update(
+        state=DeliveryState.ANSWERED,
+        answered_at=database_now(),
+        response_status=answer.status,
+        response=answer.body,
+        timings=timings,
+        timed_out=timed_out,
+    )
+
+
+def take_over_expired(*, now: datetime | None = None) -> int:
+    """Take over every delivery whose lease ended unanswered; return how many got their answer."""
+    at = now or database_now()
+    expired = WebhookDelivery.objects.filter(state=DeliveryState.WORKING, lease_expires_at__lt=at)
+    answered = 0
+    for pk in list(expired.order_by("pk").values_list("pk", flat=True)[:100]):
+        if take_over(pk) is not None:
+            answered += 1
+    return answered
+
+
+def take_over(delivery_id: int) -> WebhookAnswer | None:
+    """Carry on with a delivery whose process died: send what was never started, settle what was.
+
+    Returns the final answer once every order's fate is known, else None: the lease then ends again
+    and whoever notices looks once more.
+    """
+    now, monotonic = database_now(), time.monotonic()
+    with transaction.atomic():
+        delivery = locks.deliveries_for_update(
+            pk=delivery_id, state=DeliveryState.WORKING, lease_expires_at__lt=now
+        ).first()
+        if delivery is None:
+            return None
+        delivery.lease_owner, delivery.lease_expires_at = owner(), lease_until(now)
+        delivery.save(update_fields=["lease_owner", "lease_expires_at"])
+        placements = _unstarted(delivery, now=now) if delivery.started_at is None else []
+    logger.warning(
+        "Delivery %s taken over; started: %s", delivery.webhook_id, delivery.started_at is not None
+    )
+    keeper.hold(delivery.pk)
+    try:
+        if delivery.started_at is None and delivery_start(delivery.pk):
+            _carry_out(delivery, placements, monotonic=monotonic)
+        else:
+            anew = _never_placed_intents(delivery)
+            if anew:
+                submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER)
+        return _answer_if_settled(delivery)
+    finally:
+        keeper.release(delivery.pk)
+
+
+def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
+    """Give placements that never left a new deadline. No byte carried their ids, so the ids stand."""
+    list(locks.intents_for_update(delivery=delivery).values_list("pk", flat=True))
+    rows = Placement.objects.filter(
+        intent__delivery=delivery,
+        outcome=PlacementOutcome.UNRESOLVED,
+        open_order__status=OrderStatus.SUBMITTING,
+    ).select_related("intent", "open_order", "account")
+    placements = list(rows.order_by("pk"))
+    send_by, ask_at = submission.deadlines(now)
+    for placement in placements:
+        placement.send_by = send_by
+        placement.open_order.ask_at = ask_at
+    bulk_save(placements, fields=("send_by",))
+    bulk_save([placement.open_order for placement in placements], fields=("ask_at",))
+    return placements
+
+
+def _carry_out(delivery: WebhookDelivery, placements: list[Placement], *, monotonic: float) -> None:
+    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
+    now = database_now()
+    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
+    # What a later cancel caught while it waited is never sent.
+    held = [placement for placement in placements if placement.intent.cancel_requested]
+    withdraw(held, now=now)
+    going = [placement for placement in placements if not placement.intent.cancel_requested]
+    if going:
+        accounts = {placement.account_id: placement.account for placement in going}
+        work = submission.Dispatch(going, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS)
+        after_dispatch(submission.dispatch(work))
+
+
+def withdraw(placements: list[Placement], *, now: datetime) -> None:
+    """Settle placements that we decided not to send."""
+    never_placed(
+        placement_ids=[placement.pk for placement in placements],
+        source=EventSource.WEBHOOK,
+        now=now,
+        reason="canceled before it was sent",
+    )
+
+
+def after_dispatch(applied: Applied) -> None:
+    """Cancel what came alive after its cancel was asked for."""
+    if applied.to_cancel:
+        cancels_send(intent_ids=applied.to_cancel, source=EventSource.ANSWER, now=database_now())
+
+
+def _never_placed_intents(delivery: WebhookDelivery) -> list[int]:
+    rows = OpenOrder.objects.filter(
+        intent__delivery=delivery, placement__outcome=PlacementOutcome.NEVER_PLACED
+    )
+    return list(rows.values_list("pk", flat=True))
+
+
+def _answer_if_settled(delivery: WebhookDelivery) -> WebhookAnswer | None:
+    """Compose the answer from the rows, once no order of the delivery is in doubt any more."""
+    pairs = pairs_of(delivery)
+    if any(pair.intent.home == Home.EXCHANGE and _in_doubt(pair.placement) for pair in pairs):
+        return None
+    answer = compose_for(delivery, pairs, cancels=cancel_results(delivery.plan), timings={})
+    delivery_answer(delivery.pk, answer, timings={})
+    return answer
+
+
+def _in_doubt(placement: Placement | None) -> bool:
+    return placement is None or placement.outcome != PlacementOutcome.PLACED
+
+
+def pairs_of(delivery: WebhookDelivery) -> list[PairOutcome]:
+    """Read what became of a delivery's pairs, with three queries."""
+    intents = list(OrderIntent.objects.filter(delivery=delivery).select_related("strategy_account"))
+    latest: dict[int, Placement] = {}
+    for placement in Placement.objects.filter(intent__in=intents).order_by("number"):
+        latest[placement.intent_id] = placement
+    failed = {row.intent_id: row for row in FailedOrder.objects.filter(intent__in=intents)}
+    return [PairOutcome(intent, latest.get(intent.pk), failed.get(intent.pk)) for intent in intents]
+
+
+def compose_for(
+    delivery: WebhookDelivery,
+    pairs: list[PairOutcome],
+    *,
+    cancels: list[dict[str, Any]],
+    timings: dict[str, float],
+) -> WebhookAnswer:
+    plan = delivery.plan
+    return compose(
+        strategy=plan["strategy"],
+        webhook_id=delivery.webhook_id,
+        is_batch=plan["is_batch"],
+        total_orders=plan["total_orders"],
+        accounts={int(pk): name for pk, name in plan["accounts"].items()},
+        pairs=pairs,
+        cancels=cancels,
+        timings=timings,
+    )
+
+
+def cancel_results(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Say how many of the orders that each cancel hit have ended by now, with one query."""
+    cancels = plan.get("cancels", [])
+    hit = [pk for cancel in cancels for pk in cancel["intent_ids"]]
+    alive = set()
+    if hit:
+        rows = OrderIntent.objects.filter(pk__in=hit, home__in=(Home.EXCHANGE, Home.QUEUE))
+        alive = set(rows.values_list("pk", flat=True))
+    return [_cancel_result(cancel, alive) for cancel in cancels]
+
+
+def _cancel_result(cancel: dict[str, Any], alive: set[int]) -> dict[str, Any]:
+    total = len(cancel["intent_ids"])
+    open_still = sum(1 for pk in cancel["intent_ids"] if pk in alive)
+    if not total:
+        message = "nothing to cancel"
+    elif open_still:
+        message = f"{total - open_still} canceled, {open_still} still being canceled"
+    else:
+        message = f"{total} canceled"
+    return {
+        "order_index": cancel["order_index"],
+        "success": True,
+        "queued": False,
+        "executed": total > 0,
+        "result": {
+            "message": message,
+            "canceled": total - open_still,
+            "canceling": open_still,
+            "client_order_ids": cancel["client_order_ids"],
+            "account_id": cancel["account_id"],
+            "account_name": cancel["account_name"],
+        },
+    }

@@ -1,0 +1,356 @@
+"""A webhook from its bytes to its answer: authenticate, plan, commit, send, record."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, IntegrityError, close_old_connections
+from ulid import ULID
+
+from orders.clock import database_now
+from orders.config import StrategyConfig, strategy_config
+from orders.models import DeliveryState, EventSource, WebhookDelivery
+from orders.services import deliveries, submission
+from orders.services.acceptance import Accepted, ConfigChanged, accept
+from orders.services.cancellation import cancels_send
+from orders.services.settlement import Applied
+from orders.webhook import authentication
+from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal
+from orders.webhook.authentication import Caller
+from orders.webhook.planning import AccountsOff, make_plan
+from orders.webhook.serializers import (
+    Fault,
+    OrderSpec,
+    PayloadFault,
+    decode,
+    order_specs,
+    redact,
+    signal_time,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+REPLANS = 3
+MAX_WEBHOOK_ID = 128
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One HTTP request, as far as the webhook looks at it. `arrived` is on the monotonic clock."""
+
+    body: bytes
+    address: str | None
+    token: str | None = None  # X-Webhook-Token
+    idempotency_key: str | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    # Shared with whoever waits for the answer: what it may say if it stops waiting, and that it did.
+    webhook_id: str = ""
+    timed_out: threading.Event = field(default_factory=threading.Event)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def note(self, name: str, at: float | None = None) -> None:
+        self.timings[name] = round(((at or time.monotonic()) - self.arrived) * 1000, 2)
+
+
+class _Answered(Exception):
+    """The answer is known before anything was planned."""
+
+    def __init__(self, answer: WebhookAnswer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def webhook_receive(incoming: Incoming) -> WebhookAnswer:
+    """Work one webhook to its end and return its answer. Blocks while the exchange answers.
+
+    Never raises for what the sender or the database did: a database that cannot be reached before
+    the commit is a 503, which means that nothing was written and nothing was sent.
+    """
+    try:
+        return _Intake(incoming).run()
+    except _Answered as known:
+        return known.answer
+    except DatabaseError:
+        logger.exception("Webhook could not be planned")
+        return refusal(503, "unavailable", "The order could not be planned; nothing was done. Send it again.")
+
+
+class _Intake:
+    def __init__(self, incoming: Incoming) -> None:
+        self.incoming = incoming
+        self.payload: dict[str, Any] = {}
+        self.payload_hash = hashlib.sha256(incoming.body).hexdigest()
+
+    def run(self) -> WebhookAnswer:
+        incoming = self.incoming
+        if not authentication.sender_allowed(incoming.address):
+            raise _Answered(refusal(403, "sender_not_allowed", "This address may not send webhooks here."))
+        try:
+            self.payload = decode(incoming.body)
+        except PayloadFault as fault:
+            raise _Answered(self._record(None, payload_refusal(fault.code, fault.faults))) from fault
+        caller = self._authenticate()
+        strategy = strategy_config(caller.strategy_id, version=caller.version)
+        explicit = self._name_delivery(strategy)
+        if not explicit:
+            self._answer_twin(caller, strategy)
+        if caller.refusal is not None:
+            code, sentence = caller.refusal
+            raise _Answered(self._record(strategy.id, refusal(403, code, sentence)))
+        specs = self._specs(strategy, caller.now)
+        incoming.note("validated_ms")
+        accepted = self._plan_and_commit(caller, strategy, specs)
+        incoming.note("planned_ms")
+        return self._carry_out(accepted)
+
+    # --- who and what -----------------------------------------------------------------------------
+
+    def _authenticate(self) -> Caller:
+        token = self.payload.get("token") or self.incoming.token
+        group = self.payload.get("group_name")
+        group_name = None if group is None or group == "" else str(group)
+        caller = authentication.authenticate(
+            token=str(token or ""), group_name=group_name, payload_hash=self.payload_hash
+        )
+        if caller is not None:
+            return caller
+        failures = authentication.failure_count(self.incoming.address, group_name)
+        if failures > authentication.FAILURES_ALLOWED:
+            wait = str(authentication.FAILURE_WINDOW_SECONDS)
+            sentence = "Too many failed attempts from this address; wait a minute."
+            raise _Answered(refusal(429, "too_many_failures", sentence, headers={"Retry-After": wait}))
+        raise _Answered(self._record(None, refusal(401, "unauthorized", "Unknown strategy or wrong token.")))
+
+    def _name_delivery(self, strategy: StrategyConfig) -> bool:
+        """Find the delivery's name; tell whether the sender gave it."""
+        given = self.payload.get("webhook_id") or self.incoming.idempotency_key
+        if given is None or given == "":
+            self.incoming.webhook_id = str(ULID())
+            return False
+        if isinstance(given, dict | list) or len(str(given)) > MAX_WEBHOOK_ID or "\0" in str(given):
+            fault = Fault("webhook_id", f"must be text of at most {MAX_WEBHOOK_ID} characters")
+            self.incoming.webhook_id = str(ULID())
+            raise _Answered(self._record(strategy.id, payload_refusal("invalid_payload", [fault])))
+        self.incoming.webhook_id = str(given)
+        return True
+
+    def _answer_twin(self, caller: Caller, strategy: StrategyConfig) -> None:
+        """A resend of what died unanswered gets what became of the first; so does a declared duplicate."""
+        if caller.unanswered_twin_id is not None:
+            raise _Answered(self._known(WebhookDelivery.objects.get(pk=caller.unanswered_twin_id)))
+        if caller.earlier_twin_id is not None:
+            twin = WebhookDelivery.objects.get(pk=caller.earlier_twin_id)
+            window = timedelta(seconds=strategy.dedupe_window_seconds)
+            if caller.now - twin.received_at < window:
+                raise _Answered(self._known(twin))
+
+    def _specs(self, strategy: StrategyConfig, now: datetime) -> list[OrderSpec]:
+        try:
+            sent_at = signal_time(self.payload)
+            limit = strategy.max_signal_age_seconds
+            if limit and sent_at is not None and now - sent_at > timedelta(seconds=limit):
+                age = int((now - sent_at).total_seconds())
+                fault = Fault(
+                    "timestamp", f"the signal is {age} s old; this strategy takes {limit} s at most"
+                )
+                raise PayloadFault("stale_signal", fault)
+            return order_specs(self.payload, default_market=strategy.market_type)
+        except PayloadFault as fault:
+            raise _Answered(self._refuse(strategy, fault)) from fault
+
+    def _refuse(self, strategy: StrategyConfig, fault: PayloadFault) -> WebhookAnswer:
+        answer = payload_refusal(fault.code, fault.faults, webhook_id=self.incoming.webhook_id)
+        return self._record(strategy.id, answer)
+
+    # --- the delivery's row -----------------------------------------------------------------------
+
+    def _delivery(self, strategy_id: int | None, now: datetime) -> WebhookDelivery:
+        incoming = self.incoming
+        text = incoming.body.decode("utf-8", "replace").replace("\0", "")
+        return WebhookDelivery(
+            strategy_id=strategy_id,
+            webhook_id=incoming.webhook_id or str(ULID()),
+            received_at=now - timedelta(seconds=time.monotonic() - incoming.arrived),
+            source_address=incoming.address,
+            payload=redact(text, self.payload) if self.payload else "",
+            payload_hash=self.payload_hash if strategy_id else "",
+            lease_owner=deliveries.owner(),
+            lease_expires_at=deliveries.lease_until(now),
+        )
+
+    def _record(self, strategy_id: int | None, answer: WebhookAnswer) -> WebhookAnswer:
+        """Store a delivery that ends here. A taken webhook id gets the first answer instead."""
+        now = database_now()
+        delivery = self._delivery(strategy_id, now)
+        delivery.state, delivery.answered_at = DeliveryState.ANSWERED, now
+        delivery.response_status, delivery.response = answer.status, answer.body
+        try:
+            delivery.save(force_insert=True)
+        except IntegrityError:
+            if strategy_id is None:
+                raise
+            return self._first_answer(strategy_id)
+        return answer
+
+    def _first_answer(self, strategy_id: int) -> WebhookAnswer:
+        return self._known(
+            WebhookDelivery.objects.get(strategy_id=strategy_id, webhook_id=self.incoming.webhook_id)
+        )
+
+    def _known(self, first: WebhookDelivery) -> WebhookAnswer:
+        """Answer with what became of an earlier delivery; carry on with it if its process died."""
+        if first.state == DeliveryState.WORKING:
+            taken = deliveries.take_over(first.pk)
+            if taken is None:
+                first.refresh_from_db()
+        if first.state == DeliveryState.WORKING and taken is None:
+            sentence = "This webhook is still being worked; ask again for its answer."
+            return refusal(409, "in_progress", sentence, webhook_id=first.webhook_id)
+        answer = taken if first.state == DeliveryState.WORKING else None
+        status = answer.status if answer else first.response_status
+        body = answer.body if answer else first.response
+        return WebhookAnswer(status or 200, {**(body or {}), "duplicate": True})
+
+    # --- plan, commit, send -----------------------------------------------------------------------
+
+    def _plan_and_commit(self, caller: Caller, strategy: StrategyConfig, specs: list[OrderSpec]) -> Accepted:
+        version = caller.version
+        for _ in range(REPLANS):
+            try:
+                plan, version = make_plan(strategy, specs, version=version)
+            except PayloadFault as fault:
+                raise _Answered(self._refuse(strategy, fault)) from fault
+            except AccountsOff as exc:
+                sentence = "Every account of this strategy is switched off."
+                raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
+            elapsed = timedelta(seconds=time.monotonic() - self.incoming.arrived)
+            now = caller.now + elapsed
+            delivery = self._delivery(strategy.id, now)
+            try:
+                return accept(
+                    delivery=delivery,
+                    strategy=strategy,
+                    plan=plan,
+                    is_batch="orders" in self.payload,
+                    version=version,
+                    now=now,
+                )
+            except ConfigChanged:
+                # A switch may have been flipped: begin again with what stands now.
+                again = self._authenticate()
+                if again.refusal is not None:
+                    code, sentence = again.refusal
+                    raise _Answered(self._record(strategy.id, refusal(403, code, sentence))) from None
+                version = again.version
+                strategy = strategy_config(again.strategy_id, version=version)
+            except IntegrityError:
+                raise _Answered(self._first_answer(strategy.id)) from None
+        raise DatabaseError("the configuration kept changing while the webhook was planned")
+
+    def _carry_out(self, accepted: Accepted) -> WebhookAnswer:
+        delivery, incoming = accepted.delivery, self.incoming
+        deliveries.keeper.hold(delivery.pk)
+        try:
+            sends = bool(accepted.placements or accepted.cancel_intents)
+            if sends and not deliveries.delivery_start(delivery.pk):
+                # We slept past our lease: whoever took the delivery over sends it, we send nothing.
+                delivery.refresh_from_db()
+                return self._known(delivery)
+            applied = self._send(accepted) if sends else Applied()
+            incoming.note("total_ms")
+            answer = self._compose(accepted, applied)
+            timed_out = incoming.timed_out.is_set()
+            deliveries.delivery_answer(delivery.pk, answer, timings=incoming.timings, timed_out=timed_out)
+            return answer
+        finally:
+            deliveries.keeper.release(delivery.pk)
+
+    def _send(self, accepted: Accepted) -> Applied:
+        """Cancels go before the orders of their account; accounts side by side."""
+        send_by = (
+            self.incoming.arrived
+            + self.incoming.timings["planned_ms"] / 1000
+            + settings.SUBMIT_WITHIN_SECONDS
+        )
+
+        def work(placements: list[Any]) -> submission.Dispatch:
+            return submission.Dispatch(placements, accepted.accounts, send_by, accepted.leverage)
+
+        def answered(at: float) -> None:
+            self.incoming.note("submitted_ms", at)
+
+        if not accepted.cancel_intents:
+            applied = submission.dispatch(work(accepted.placements), on_answer=answered)
+        else:
+            applied = self._send_by_account(accepted, work, answered)
+        deliveries.after_dispatch(applied)
+        return applied
+
+    def _send_by_account(
+        self,
+        accepted: Accepted,
+        work: Callable[[list[Any]], submission.Dispatch],
+        answered: Callable[[float], None],
+    ) -> Applied:
+        canceled: dict[int, list[int]] = {}
+        for cancel in accepted.delivery.plan["cancels"]:
+            canceled.setdefault(cancel["account_id"], []).extend(cancel["intent_ids"])
+        account_ids = sorted({*canceled, *(p.account_id for p in accepted.placements)})
+
+        def one(account_id: int) -> Applied:
+            applied = cancels_send(
+                intent_ids=canceled.get(account_id, ()), source=EventSource.ANSWER, now=database_now()
+            )
+            placements = [p for p in accepted.placements if p.account_id == account_id]
+            if placements:
+                applied.merge(submission.dispatch(work(placements), on_answer=answered))
+            answered(time.monotonic())
+            return applied
+
+        merged = Applied()
+        for applied in _side_by_side([_bound(one, account_id) for account_id in account_ids]):
+            merged.merge(applied)
+        return merged
+
+    def _compose(self, accepted: Accepted, applied: Applied) -> WebhookAnswer:
+        by_intent = {placement.intent_id: placement for placement in applied.placements.values()}
+        pairs = []
+        for intent in accepted.intents:
+            placement = by_intent.get(intent.pk)
+            failed = applied.failed.get(intent.pk) or accepted.failed.get(intent.pk)
+            pairs.append(PairOutcome(placement.intent if placement else intent, placement, failed))
+        cancels = deliveries.cancel_results(accepted.delivery.plan)
+        return deliveries.compose_for(
+            accepted.delivery, pairs, cancels=cancels, timings=dict(self.incoming.timings)
+        )
+
+
+def _bound(function: Callable[[int], T], argument: int) -> Callable[[], T]:
+    return lambda: function(argument)
+
+
+_accounts_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="account")
+
+
+def _side_by_side(calls: list[Callable[[], T]]) -> list[T]:
+    """Run calls in threads of their own where there are several, each with its own connection."""
+    if len(calls) == 1:
+        return [calls[0]()]
+
+    def clean(call: Callable[[], T]) -> T:
+        try:
+            return call()
+        finally:
+            close_old_connections()
+
+    return list(_accounts_pool.map(clean, calls))

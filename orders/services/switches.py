@@ -1,0 +1,78 @@
+"""Switching trading off and on: for everything, for a strategy, for an account.
+
+Each switch takes effect with the very next webhook in every process, because the rows behind it
+bump the configuration version, and each leaves a line in the log that says who and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.db import transaction
+
+from exchanges.models import Account
+from orders.clock import database_now
+from orders.events import EventsLogged, publish
+from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy
+
+
+def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None = None) -> KillSwitch:
+    """Stop accepting webhooks, or accept them again. `by`: who did it; `user_id`: their login, if any."""
+    with transaction.atomic():
+        switch, _ = KillSwitch.objects.update_or_create(
+            pk=1, defaults={"engaged": engaged, "reason": reason, "changed_by_id": user_id}
+        )
+        _log(f"Kill switch {switch}", by=by, reason=reason)
+    return switch
+
+
+def kill_switch_state() -> KillSwitch:
+    """Return the switch; a system that never used it has it off."""
+    return KillSwitch.objects.filter(pk=1).first() or KillSwitch(pk=1, engaged=False)
+
+
+def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str, reason: str = "") -> int:
+    """Pause or resume strategies; returns how many were in the other state."""
+    with transaction.atomic():
+        rows = list(
+            Strategy.objects.select_for_update()
+            .filter(pk__in=list(strategy_ids), is_active=not active)
+            .order_by("pk")
+        )
+        for strategy in rows:
+            strategy.is_active = active
+            strategy.save(update_fields=["is_active", "updated_at"])
+            word = "resumed" if active else "paused"
+            _log(f"Strategy {strategy} {word}", by=by, reason=reason, user_id=strategy.user_id)
+    return len(rows)
+
+
+def accounts_set_active(*, account_ids: Iterable[int], active: bool, by: str, reason: str = "") -> int:
+    """Pause or resume accounts; returns how many were in the other state."""
+    with transaction.atomic():
+        rows = list(
+            Account.objects.select_for_update()
+            .filter(pk__in=list(account_ids), is_active=not active)
+            .order_by("pk")
+        )
+        for account in rows:
+            account.is_active = active
+            account.save(update_fields=["is_active", "updated_at"])
+            word = "resumed" if active else "paused"
+            _log(f"Account {account} {word}", by=by, reason=reason, account=account, user_id=account.user_id)
+    return len(rows)
+
+
+def _log(
+    message: str, *, by: str, reason: str, account: Account | None = None, user_id: int | None = None
+) -> None:
+    OrderEvent.objects.create(
+        type=EventType.OPERATOR,
+        source=EventSource.OPERATOR,
+        user_id=user_id,
+        account=account,
+        message=message[:500],
+        data={"by": by, "reason": reason},
+        created_at=database_now(),
+    )
+    publish(EventsLogged())

@@ -1,0 +1,134 @@
+"""Who sends this, and may they: the webhook's first query."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+from django.utils import timezone
+
+from orders.models.strategy import token_hashes
+
+TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
+RESEND_SECONDS = 30
+FAILURES_ALLOWED = 10
+FAILURE_WINDOW_SECONDS = 60
+
+# One round trip: the configuration's version, the strategy of this token, every switch above it, the
+# database's clock, and whether this very body was delivered before (see webhook.md, Idempotency).
+_SQL = """
+SELECT v.version, s.id, s.group_name, s.token_hash, s.is_active, s.kill_switch, p.kill_switch, k.engaged,
+       {clock},
+       (SELECT d.id FROM orders_webhookdelivery d
+         WHERE d.strategy_id = s.id AND d.payload_hash = %s AND d.state = 'WORKING'
+           AND d.received_at > %s AND d.lease_expires_at < %s
+         ORDER BY d.received_at DESC LIMIT 1),
+       CASE WHEN s.dedupe_window_seconds > 0 THEN
+         (SELECT d.id FROM orders_webhookdelivery d
+           WHERE d.strategy_id = s.id AND d.payload_hash = %s
+           ORDER BY d.received_at DESC LIMIT 1) END
+  FROM exchanges_configversion v
+  LEFT JOIN orders_strategy s ON s.token_hash IN ({hashes})
+  LEFT JOIN orders_userprofile p ON p.user_id = s.user_id
+  LEFT JOIN orders_killswitch k ON k.id = 1
+ WHERE v.id = 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated strategy, with what its first query found."""
+
+    strategy_id: int
+    version: int
+    now: datetime  # database clock
+    refusal: tuple[str, str] | None  # (code, sentence) when a switch is off
+    unanswered_twin_id: int | None  # the same body, its lease ended unanswered
+    earlier_twin_id: int | None  # the same body, where the strategy has a dedupe window
+
+
+def authenticate(*, token: str, group_name: str | None, payload_hash: str) -> Caller | None:
+    """Return the caller, or None: unknown strategy and wrong token look and cost the same."""
+    hashes = token_hashes(token)
+    local_now = timezone.now()
+    adapt = connection.ops.adapt_datetimefield_value
+    clock = "clock_timestamp()" if connection.vendor == "postgresql" else "NULL"
+    sql = _SQL.format(clock=clock, hashes=", ".join(["%s"] * len(hashes)))
+    since = adapt(local_now - timedelta(seconds=RESEND_SECONDS))
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [payload_hash, since, adapt(local_now), payload_hash, *hashes])
+        row = cursor.fetchone()
+    version, pk, name, stored, active, killed, user_killed, engaged, now, twin, earlier = row or (
+        0,
+        *[None] * 10,
+    )
+    matches = any([hmac.compare_digest(stored or "", candidate) for candidate in hashes])
+    named = group_name is None or hmac.compare_digest((name or "").encode(), group_name.encode())
+    if not (matches and named):
+        return None
+    return Caller(
+        pk, version, now or local_now, _refusal(active, killed, user_killed, engaged), twin, earlier
+    )
+
+
+def _refusal(
+    active: bool, killed: bool, user_killed: bool | None, engaged: bool | None
+) -> tuple[str, str] | None:
+    if engaged or user_killed or killed:
+        return "kill_switch", "The kill switch is on: no orders are accepted."
+    if not active:
+        return "strategy_off", "This strategy is switched off."
+    return None
+
+
+def sender_allowed(address: str | None) -> bool:
+    """Tell whether the allowlist lets this address in; an empty list lets everyone in."""
+    words = settings.WEBHOOK_ALLOWED_IPS
+    if not words:
+        return True
+    if address is None:
+        return False
+    sender = ipaddress.ip_address(address)
+    if isinstance(sender, ipaddress.IPv6Address) and sender.ipv4_mapped:
+        sender = sender.ipv4_mapped
+    for word in words:
+        for network in TRADINGVIEW if word.lower() == "tradingview" else (word,):
+            if sender in ipaddress.ip_network(network, strict=False):
+                return True
+    return False
+
+
+def client_address(peer: str | None, forwarded_for: str | None) -> str | None:
+    """Return the sender's address; a proxy's word counts only when the proxy is in TRUSTED_PROXIES."""
+    address = peer
+    hops = [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
+    while hops and address is not None and _is_trusted(address):
+        address = hops.pop()
+    try:
+        return str(ipaddress.ip_address(address)) if address else None
+    except ValueError:
+        return None
+
+
+def _is_trusted(address: str) -> bool:
+    try:
+        sender = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(sender in ipaddress.ip_network(proxy, strict=False) for proxy in settings.TRUSTED_PROXIES)
+
+
+def failure_count(address: str | None, group_name: str | None) -> int:
+    """Count one more failed authentication of this address for this name; return how many lately."""
+    key = f"webhook-failures:{address}:{(group_name or '')[:64].encode().hex()}"
+    cache.add(key, 0, FAILURE_WINDOW_SECONDS)
+    try:
+        return cache.incr(key)
+    except ValueError:  # it expired in between
+        cache.set(key, 1, FAILURE_WINDOW_SECONDS)
+        return 1

@@ -1,0 +1,252 @@
+"""From a payload's order specs to what each account is to do. Reads caches and prices, writes nothing.
+
+The queue's own planning (which orders rest, which wait) is another subject and stands elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from exchanges.adapters.exceptions import ErrorType, ExchangeError
+from exchanges.adapters.types import InstrumentSpec, MarketType, OrderType, Side
+from exchanges.instruments import instruments_refresh
+from exchanges.models import AccountType, ConfigVersion
+from orders import config
+from orders.config import Follower, StrategyConfig
+from orders.prices import last_price
+from orders.sizing import SizingError, capital_to_quantity, fit
+from orders.webhook.serializers import Fault, OrderSpec, PayloadFault
+
+logger = logging.getLogger(__name__)
+
+FIRST = ("CANCEL", "CANCEL_ALL_ORDER", "MARKET")
+REFRESH_SECONDS = 60.0  # an unknown symbol makes us look at the exchange's list, but not more often
+_refreshed: dict[config.InstrumentKey, float] = {}
+
+
+class AccountsOff(Exception):
+    """Every account that could serve this payload is switched off."""
+
+
+@dataclass(slots=True)
+class Pair:
+    """One order at one account, sized; or why it cannot be (`problem`).
+
+    A close (`closes_percent`) is sized under its position's lock, later.
+    """
+
+    spec: OrderSpec
+    follower: Follower
+    symbol: str
+    side: Side | None = None
+    quantity: Decimal = Decimal(0)
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    reduce_only: bool = False
+    instrument: InstrumentSpec | None = None
+    reference_price: Decimal | None = None
+    problem: tuple[ErrorType, str] | None = None
+
+    @property
+    def closes_percent(self) -> Decimal | None:
+        return -self.spec.qty_per if self.spec.is_close and self.spec.qty_per is not None else None
+
+
+@dataclass(slots=True)
+class CancelPair:
+    """A CANCEL or CANCEL_ALL_ORDER at one account."""
+
+    spec: OrderSpec
+    follower: Follower
+    symbol: str | None
+
+
+@dataclass(slots=True)
+class Plan:
+    pairs: list[Pair]
+    cancels: list[CancelPair]
+    accounts: dict[int, str]
+    total_orders: int
+
+
+def make_plan(strategy: StrategyConfig, specs: Sequence[OrderSpec], *, version: int) -> tuple[Plan, int]:
+    """Return the plan, and the configuration version that it was made with.
+
+    Raises: PayloadFault with every fault (unknown symbols, no account of the right kind);
+            AccountsOff when all accounts that could serve it are switched off.
+    """
+    _check_accounts(strategy, specs)
+    version = _know_symbols(strategy, specs, version)
+    symbols = _resolve_symbols(strategy, specs, version)
+    plan = Plan([], [], {}, len(specs))
+    for spec in sorted(specs, key=lambda one: (one.action not in FIRST, one.index)):
+        for follower in strategy.followers_for(spec.market_type):
+            if not follower.is_active:
+                continue
+            plan.accounts[follower.account_id] = follower.account_name
+            symbol = symbols.get(spec.index)
+            if spec.order_type is None:
+                plan.cancels.append(CancelPair(spec, follower, symbol))
+            else:
+                assert symbol is not None
+                plan.pairs.append(_pair(spec, follower, symbol, version))
+    return plan, version
+
+
+def _check_accounts(strategy: StrategyConfig, specs: Iterable[OrderSpec]) -> None:
+    faults: list[Fault] = []
+    candidates: list[Follower] = []
+    for spec in specs:
+        followers = strategy.followers_for(spec.market_type)
+        candidates += followers
+        if not followers:
+            kind = AccountType.for_market(spec.market_type)
+            message = (
+                f"{spec.market_type} orders need a {kind} account; no {kind} account follows this strategy"
+            )
+            faults.append(Fault("market_type", message, spec.index))
+    if faults:
+        raise PayloadFault("no_account", *faults)
+    if not any(follower.is_active for follower in candidates):
+        raise AccountsOff
+
+
+def _tables(
+    strategy: StrategyConfig, market_type: str, version: int
+) -> dict[config.InstrumentKey, config.InstrumentTable]:
+    keys = {one.instrument_key(market_type) for one in strategy.followers_for(market_type) if one.is_active}
+    return {key: config.instrument_table(key, version=version) for key in keys}
+
+
+def spellings(symbol: str) -> list[str]:
+    """Return how a symbol may stand in the instrument table: as given, and without TradingView's dress."""
+    bare = symbol.rsplit(":", 1)[-1] if ":" in symbol and "/" not in symbol else symbol
+    forms = [symbol, bare, bare.removesuffix(".P")]
+    return list(dict.fromkeys(form for form in forms if form))
+
+
+def _matches(tables: Iterable[config.InstrumentTable], symbol: str) -> set[str]:
+    for spelling in spellings(symbol):
+        found = {spec.symbol for table in tables for spec in table.find(spelling)}
+        if found:
+            return found
+    return set()
+
+
+def _know_symbols(strategy: StrategyConfig, specs: Sequence[OrderSpec], version: int) -> int:
+    """Look at the exchange's own list again where a symbol is unknown; return the version after that."""
+    looked = False
+    for market_type in {spec.market_type for spec in specs}:
+        tables = _tables(strategy, market_type, version)
+        wanted = {spec.symbol for spec in specs if spec.market_type == market_type and spec.symbol}
+        if all(_matches(tables.values(), symbol) for symbol in wanted):
+            continue
+        for follower in strategy.followers_for(market_type):
+            looked = _refresh(follower, market_type) or looked
+    return ConfigVersion.current() if looked else version
+
+
+def _refresh(follower: Follower, market_type: MarketType) -> bool:
+    key = follower.instrument_key(market_type)
+    if not follower.is_active or time.monotonic() - _refreshed.get(key, -REFRESH_SECONDS) < REFRESH_SECONDS:
+        return False
+    _refreshed[key] = time.monotonic()
+    try:
+        instruments_refresh(account=follower.account, market_type=market_type)
+    except (ExchangeError, TimeoutError) as exc:
+        _refreshed.pop(key, None)
+        logger.warning("Instruments of %s could not be refreshed: %s", key, exc)
+        return False
+    return True
+
+
+def _resolve_symbols(strategy: StrategyConfig, specs: Sequence[OrderSpec], version: int) -> dict[int, str]:
+    faults: list[Fault] = []
+    symbols: dict[int, str] = {}
+    for spec in specs:
+        if spec.symbol is None:
+            continue
+        found = _matches(_tables(strategy, spec.market_type, version).values(), spec.symbol)
+        if len(found) == 1:
+            symbols[spec.index] = next(iter(found))
+        elif found:
+            names = ", ".join(sorted(found))
+            faults.append(Fault("symbol", f"{spec.symbol} fits several instruments: {names}", spec.index))
+        else:
+            where = f"no {spec.market_type} instrument of this strategy's exchanges"
+            faults.append(Fault("symbol", f"{spec.symbol} is {where}", spec.index))
+    if faults:
+        raise PayloadFault("unknown_symbol", *faults)
+    return symbols
+
+
+def _pair(spec: OrderSpec, follower: Follower, symbol: str, version: int) -> Pair:
+    pair = Pair(spec, follower, symbol, side=spec.side, price=spec.price, stop_price=spec.stop_price)
+    table = config.instrument_table(follower.instrument_key(spec.market_type), version=version)
+    pair.instrument = table.by_symbol.get(symbol)
+    if pair.instrument is None or not pair.instrument.is_trading:
+        what = "is not traded" if pair.instrument is None else "is halted"
+        pair.problem = (
+            ErrorType.INVALID_SYMBOL,
+            f"{symbol} {what} at {follower.account.exchange} {spec.market_type}",
+        )
+        return pair
+    pair.reference_price = spec.price or spec.stop_price
+    if pair.reference_price is None:
+        pair.reference_price = last_price(follower.account, spec.market_type, symbol)
+    if spec.order_type is OrderType.MARKET:
+        pair.price = None  # for MARKET the payload's price is a sizing hint only
+    if not spec.is_close:
+        _size(pair)
+    return pair
+
+
+def _size(pair: Pair) -> None:
+    spec, instrument = pair.spec, pair.instrument
+    assert instrument is not None
+    assert spec.order_type is not None
+    quantity = spec.quantity
+    if quantity is None:
+        assert spec.qty_per is not None
+        if spec.market_type not in (MarketType.SPOT, MarketType.FUTURES):
+            quantity = spec.qty_per  # stocks: a number of shares
+        elif pair.reference_price is None:
+            pair.problem = (
+                ErrorType.INVALID_QUANTITY,
+                f"no last price of {pair.symbol} is known to size the order by",
+            )
+            return
+        else:
+            quantity = capital_to_quantity(
+                capital=pair.follower.allocated_capital,
+                percent=spec.qty_per,
+                price=pair.reference_price,
+                leverage=pair.follower.leverage,
+                instrument=instrument,
+            )
+    fit_pair(pair, quantity)
+
+
+def fit_pair(pair: Pair, quantity: Decimal) -> None:
+    """Round a pair to the exchange's grid, or note why it does not fit."""
+    assert pair.instrument is not None
+    assert pair.spec.order_type is not None
+    try:
+        sized = fit(
+            quantity,
+            order_type=pair.spec.order_type,
+            price=pair.price,
+            stop_price=pair.stop_price,
+            reference_price=pair.reference_price,
+            reduce_only=pair.reduce_only,
+            instrument=pair.instrument,
+        )
+    except SizingError as exc:
+        pair.problem = ErrorType.INVALID_QUANTITY, str(exc)
+        pair.quantity = quantity
+        return
+    pair.quantity, pair.price, pair.stop_price = sized.quantity, sized.price, sized.stop_price

@@ -1,0 +1,117 @@
+"""The webhook's door: a bare ASGI application in front of Django's middleware.
+
+A webhook needs no session, no CSRF and no messages, and every middleware costs a thread hop each way.
+The work runs in threads of our own, one webhook in one thread from its bytes to its record; the event
+loop only reads, waits and answers, so a slow exchange holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import close_old_connections
+
+from orders.services.intake import Incoming, webhook_receive
+from orders.webhook.answers import WebhookAnswer, refusal, time_out
+from orders.webhook.authentication import client_address
+
+logger = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_threads: ThreadPoolExecutor | None = None
+
+
+def threads() -> ThreadPoolExecutor:
+    """The threads that work webhooks, made on first use."""
+    global _threads  # noqa: PLW0603  one pool per process
+    if _threads is None:
+        _threads = ThreadPoolExecutor(settings.WEBHOOK_THREADS, thread_name_prefix="webhook")
+    return _threads
+
+
+async def webhook(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `POST /api/webhook`. See the specification's webhook.md for every status."""
+    if scope["method"] != "POST":
+        answer = refusal(405, "method_not_allowed", "Webhooks are sent with POST.", headers={"Allow": "POST"})
+        return await _reply(send, answer)
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    try:
+        body = await _body(headers, receive)
+    except ConnectionResetError:
+        return None  # the sender went away before its request was complete
+    if body is None:
+        limit = settings.WEBHOOK_MAX_BODY_BYTES // 1024
+        return await _reply(send, refusal(413, "body_too_large", f"The body is larger than {limit} KiB."))
+    peer = scope["client"][0] if scope.get("client") else None
+    incoming = Incoming(
+        body=body,
+        address=client_address(peer, headers.get("x-forwarded-for")),
+        token=headers.get("x-webhook-token"),
+        idempotency_key=headers.get("idempotency-key"),
+    )
+    return await _reply(send, await _answer(incoming))
+
+
+async def _answer(incoming: Incoming) -> WebhookAnswer:
+    work = asyncio.get_running_loop().run_in_executor(threads(), _work, incoming)
+    try:
+        # Shielded: the sender's patience ends, the work does not.
+        return await asyncio.wait_for(asyncio.shield(work), settings.WEBHOOK_TIMEOUT_SECONDS)
+    except TimeoutError:
+        incoming.timed_out.set()
+        work.add_done_callback(_log_fault)
+        return time_out(incoming.webhook_id)
+
+
+def _work(incoming: Incoming) -> WebhookAnswer:
+    try:
+        return webhook_receive(incoming)
+    finally:
+        close_old_connections()
+
+
+def _log_fault(work: asyncio.Future[WebhookAnswer]) -> None:
+    if not work.cancelled() and (fault := work.exception()) is not None:
+        logger.error("A webhook broke after its time-out", exc_info=fault)
+
+
+async def _body(headers: dict[str, str], receive: Receive) -> bytes | None:
+    """Read the body; None when it is too large."""
+    limit = settings.WEBHOOK_MAX_BODY_BYTES
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _reply(send: Send, answer: WebhookAnswer) -> None:
+    body = json.dumps(answer.body, cls=DjangoJSONEncoder).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+    }
+    pairs = [(name.encode(), value.encode()) for name, value in (headers | answer.headers).items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,33 @@
+"""How each kind of database is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import environ
+
+# journal_mode=WAL: readers never wait for the writer. synchronous=FULL: a committed order survives a
+# power cut. Immediate transactions take the write lock when they begin, so none fails half-way to get it.
+SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,  # seconds to wait for the write lock
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+}
+
+
+def database_settings(
+    url: str, *, pool_min: int = 2, pool_max: int = 20, pooled: bool = True
+) -> dict[str, Any]:
+    """Return Django's settings of the database that `url` names: SQLite, or PostgreSQL with psycopg's pool.
+
+    `pooled`: a process that forks after it has used the database must not have a pool, because the
+    pool's threads do not survive a fork.
+    """
+    config: dict[str, Any] = environ.Env.db_url_config(url)
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        config["OPTIONS"] = dict(SQLITE_OPTIONS)
+    elif pooled:
+        config["OPTIONS"] = config.get("OPTIONS", {}) | {
+            "pool": {"min_size": pool_min, "max_size": pool_max, "timeout": 10}
+        }
+    return config
