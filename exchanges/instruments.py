@@ -8,8 +8,7 @@ from dataclasses import fields
 
 from django.db import transaction
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.types import InstrumentSpec
 from exchanges.models import Account, Instrument
 
@@ -30,7 +29,7 @@ def instruments_refresh(*, account: Account, market_type: str) -> int:
 
     Raises ExchangeError when the exchange cannot be asked, TimeoutError after 30 s.
     """
-    exchange = exchange_for(account, market_type)
+    exchange = access.exchange_for(account, market_type)
     specs = runtime.run(exchange.load_instruments(), timeout=LOAD_SECONDS)
     if not specs:
         # An exchange without a single instrument is a broken answer, not a closed exchange.

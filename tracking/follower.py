@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import groupby
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from exchanges.access import exchange_for
+from exchanges import access
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.adapters.types import (
@@ -133,8 +133,7 @@ class Follower:
             exchange = self._exchange = await self._surely(self._find_exchange)
             if exchange.capabilities.stream is StreamKind.NONE:
                 await asyncio.Event().wait()  # nothing to hear: reconciling has to do
-            stream = cast(AsyncGenerator[StreamEvent, None], exchange.user_stream())
-            async with aclosing(stream) as events:
+            async with aclosing(exchange.user_stream()) as events:
                 async for event in events:
                     await self._queue.put(event)
         except ExchangeError as exc:
@@ -146,7 +145,7 @@ class Follower:
         return "the stream ended"
 
     def _find_exchange(self) -> Exchange:
-        return exchange_for(Account.objects.get(pk=self.key.account_id), self.key.market_type)
+        return access.exchange_for(Account.objects.get(pk=self.key.account_id), self.key.market_type)
 
     # --- applying ---------------------------------------------------------------------------------
 
@@ -264,9 +263,7 @@ class Follower:
         if self._retrying.locked():
             return
         async with self._retrying:
-            retried = await self._ledger.run(
-                unmatched_retry, key=self.key, source=EventSource.STREAM
-            )
+            retried = await self._ledger.run(unmatched_retry, key=self.key, source=EventSource.STREAM)
             self._may_wait = retried.waiting > 0
             if retried.applied is not None:
                 self._follow_up(retried.applied)

@@ -17,8 +17,7 @@ from decimal import Decimal
 
 from django.db.models import Q
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import OrderNotFound
 from exchanges.adapters.types import MarketType, OrderRef, OrderReport, VenueOrderStatus
@@ -87,7 +86,7 @@ def reconcile_account(*, account_id: int, market_type: str, check_only: bool = F
     Raises ExchangeError when the exchange cannot be asked for its list, TimeoutError after 30 s.
     """
     key = StreamKey(account_id, market_type)
-    exchange = exchange_for(Account.objects.get(pk=account_id), market_type)
+    exchange = access.exchange_for(Account.objects.get(pk=account_id), market_type)
     if check_only:
         found, _ = _compare(key, exchange)
         return Reconciled(differences=found, positions=_position_differences(key, exchange))
@@ -215,12 +214,12 @@ def _named_by(key: StreamKey, theirs: Sequence[OrderReport], rows: dict[int, _Ro
         .exclude(pk__in=rows)
         .select_related("intent")
     )
-    return {placement.pk: _row(placement, status=placement.exchange_status, is_open=False) for placement in ended}
+    return {
+        placement.pk: _row(placement, status=placement.exchange_status, is_open=False) for placement in ended
+    }
 
 
-def _row(
-    placement: Placement, *, status: str, is_open: bool, updated_at: datetime | None = None
-) -> _Row:
+def _row(placement: Placement, *, status: str, is_open: bool, updated_at: datetime | None = None) -> _Row:
     return _Row(
         order=OurOrder(
             placement_id=placement.pk,

@@ -19,8 +19,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.types import VENUE_CLOSED, OrderRef, OrderReport
@@ -136,7 +135,7 @@ def _exchanges(keys: Iterable[StreamKey]) -> dict[StreamKey, Exchange]:
     found = {}
     for key in wanted:
         try:
-            found[key] = exchange_for(accounts[key.account_id], key.market_type)
+            found[key] = access.exchange_for(accounts[key.account_id], key.market_type)
         except Exception:  # noqa: BLE001  # keys that cannot be decrypted are one account's trouble
             logger.exception("No way to the exchange for account %s %s", *key)
     return found
@@ -260,7 +259,11 @@ def _ask_later(case: _Case, answer: Answer) -> None:
     if isinstance(answer, ExchangeError) and not isinstance(answer, OrderNotFound):
         logger.warning("No answer about %s: %s", case.placement.client_order_id, answer)
     unknown_for = now - case.placement.send_by
-    wait = SOONEST_AGAIN if isinstance(answer, Absent) else min(max(unknown_for / 2, SOONEST_AGAIN), LATEST_AGAIN)
+    wait = (
+        SOONEST_AGAIN
+        if isinstance(answer, Absent)
+        else min(max(unknown_for / 2, SOONEST_AGAIN), LATEST_AGAIN)
+    )
     again = now + wait
     counting = counts_from(case.placement, settings.EXCHANGE_VALIDITY_SECONDS)
     if now + SOONEST_AGAIN < counting < again:

@@ -55,7 +55,9 @@ def sessions_claim(*, keys: Collection[StreamKey], owner: str) -> set[StreamKey]
         # Rows that another process is taking right now are locked: they are its own, not worth a wait.
         free = [
             row.pk
-            for row in rows.filter(_is_free()).select_for_update(skip_locked=True, of=("self",)).order_by("pk")
+            for row in rows.filter(_is_free())
+            .select_for_update(skip_locked=True, of=("self",))
+            .order_by("pk")
             if StreamKey(row.account_id, row.market_type) in keys
         ]
         if not free:
@@ -87,9 +89,7 @@ def state_change(*, key: StreamKey, owner: str, status: SessionStatus, reason: s
     """Record a stream's new state and tell the account's owner; nothing if it is not `owner`'s any more."""
     now = database_now()
     with transaction.atomic():
-        session = (
-            _held(key, owner).select_for_update(of=("self",)).select_related("account").first()
-        )
+        session = _held(key, owner).select_for_update(of=("self",)).select_related("account").first()
         if session is None or (session.status == status and session.last_error == reason):
             return
         before, session.status = session.status, status

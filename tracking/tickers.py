@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from exchanges import runtime
-from exchanges.access import exchange_for
+from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account, LastPrice
@@ -37,7 +36,7 @@ def tickers_refresh() -> int:
     accounts, symbols = _wanted()
     if not symbols:
         return 0
-    exchanges = {source: exchange_for(accounts[source], source[2]) for source in symbols}
+    exchanges = {source: access.exchange_for(accounts[source], source[2]) for source in symbols}
     fetched = runtime.run(_fetch_all(exchanges, symbols), timeout=FETCH_SECONDS * 2)
     return sum(_write(source, prices, database_now()) for source, prices in fetched.items())
 
@@ -46,9 +45,7 @@ def _wanted() -> tuple[dict[Source, Account], dict[Source, set[str]]]:
     pairs: set[tuple[int, str, str]] = set()
     held = StrategyPosition.objects.exclude(quantity=Decimal(0))
     pairs.update(held.values_list("account_id", "market_type", "symbol"))
-    pairs.update(
-        OpenOrder.objects.values_list("account_id", "book__market_type", "book__symbol").distinct()
-    )
+    pairs.update(OpenOrder.objects.values_list("account_id", "book__market_type", "book__symbol").distinct())
     recent = OrderIntent.objects.order_by("-pk").values_list(
         "book__account_id", "market_type", "symbol", "created_at"
     )[:RECENT_INTENTS]
@@ -65,7 +62,9 @@ def _wanted() -> tuple[dict[Source, Account], dict[Source, set[str]]]:
     return accounts, symbols
 
 
-async def _fetch_all(exchanges: dict[Source, Exchange], symbols: dict[Source, set[str]]) -> dict[Source, Prices]:
+async def _fetch_all(
+    exchanges: dict[Source, Exchange], symbols: dict[Source, set[str]]
+) -> dict[Source, Prices]:
     results = await asyncio.gather(
         *(_fetch(exchange, sorted(symbols[source])) for source, exchange in exchanges.items())
     )

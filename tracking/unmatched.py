@@ -98,7 +98,8 @@ def unmatched_keep(*, key: StreamKey, reports: Sequence[OrderReport], source: st
             external.add((row.symbol, row.exchange_order_id))
         else:
             waiting.add(from_json(row.report))
-    known, unknown = [], {}  # a dictionary: each once, in the order in which they came
+    known: list[OrderReport] = []
+    unknown: dict[OrderReport, None] = {}  # each once, in the order in which they came
     for report in reports:
         if (report.symbol, report.exchange_order_id) in external:
             known.append(report)
@@ -108,9 +109,7 @@ def unmatched_keep(*, key: StreamKey, reports: Sequence[OrderReport], source: st
     _externals_update(key, known, source, now)
 
 
-def unmatched_retry(
-    *, key: StreamKey, source: str, settled_before: datetime | None = None
-) -> Retried:
+def unmatched_retry(*, key: StreamKey, source: str, settled_before: datetime | None = None) -> Retried:
     """Try waiting reports again, and let those go that can be nobody's but somebody else's.
 
     `settled_before`: at that time (database clock) a complete reconciliation of this account began, so
@@ -211,9 +210,9 @@ def _externals_make(key: StreamKey, rows: list[UnmatchedReport], source: str, no
     with transaction.atomic():
         _lock_account(key)
         rows = list(
-            UnmatchedReport.objects.filter(
-                pk__in=[row.pk for row in rows], state=State.WAITING
-            ).order_by("pk")
+            UnmatchedReport.objects.filter(pk__in=[row.pk for row in rows], state=State.WAITING).order_by(
+                "pk"
+            )
         )
         names = {row.exchange_order_id for row in rows}
         known = _externals(key, names)
@@ -372,4 +371,3 @@ def _lock_account(key: StreamKey) -> None:
 
 def _user_id(key: StreamKey) -> int:
     return Account.objects.values_list("user_id", flat=True).get(pk=key.account_id)
-

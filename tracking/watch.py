@@ -29,7 +29,7 @@ def streams_wanted() -> set[StreamKey]:
 
 
 def accounts_by_source(keys: Collection[StreamKey]) -> dict[tuple[str, str, str], Account]:
-    """Return one account for each (exchange, environment, market): public data need not be asked for twice."""
+    """Return one account for each (exchange, environment, market): public data is asked for once."""
     accounts = Account.objects.in_bulk({key.account_id for key in keys})
     return {
         (accounts[key.account_id].exchange, accounts[key.account_id].environment, key.market_type): accounts[
