@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import django_stubs_ext
@@ -97,6 +99,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "tradehub.language.ProfileLanguageMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -129,8 +132,12 @@ DATABASES = {
         pooled="qcluster" not in sys.argv,  # the worker forks
     )
 }
-if TESTING and (name := env.str("TEST_DATABASE_NAME", default="")):
-    DATABASES["default"]["TEST"] = {"NAME": name}
+if TESTING:
+    name = env.str("TEST_DATABASE_NAME", default="")
+    if not name and DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        # A file, as in production: in memory there is no write-ahead log and threads lock each other out.
+        name = f"{gettempdir()}/tradehub-test-{os.getpid()}.sqlite3"
+    DATABASES["default"]["TEST"] = {"NAME": name or None}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="")
@@ -163,8 +170,9 @@ AUTHENTICATION_BACKENDS = [
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_LOCKOUT_TEMPLATE = "lockout.html"
 AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "tradehub.security.client_address"
+AXES_CLIENT_IP_CALLABLE = "tradehub.addresses.login_address"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")

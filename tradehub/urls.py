@@ -1,9 +1,20 @@
 from django.contrib import admin
-from django.urls import path
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path, re_path
+from django.views.generic import RedirectView
 
+from tracking.views import PositionsView
 from tradehub import health
+from tradehub.language import language_choose
+
+login = LoginView.as_view(template_name="login.html", redirect_authenticated_user=True)
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="positions")),
+    re_path(r"^positions/?$", PositionsView.as_view(), name="positions"),
+    path("login/", login, name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("language/", language_choose, name="language"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("admin/", admin.site.urls),

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, close_old_connections
 from ulid import ULID
 
-from orders.clock import database_now
+from orders.clock import DatabaseClock, database_now
 from orders.config import StrategyConfig, strategy_config
 from orders.models import DeliveryState, EventSource, WebhookDelivery
 from orders.services import deliveries, submission
@@ -123,6 +123,7 @@ class _Intake:
             token=str(token or ""), group_name=group_name, payload_hash=self.payload_hash
         )
         if caller is not None:
+            self.clock = DatabaseClock(caller.now)
             return caller
         failures = authentication.failure_count(self.incoming.address, group_name)
         if failures > authentication.FAILURES_ALLOWED:
@@ -233,8 +234,7 @@ class _Intake:
             except AccountsOff as exc:
                 sentence = "Every account of this strategy is switched off."
                 raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
-            elapsed = timedelta(seconds=time.monotonic() - self.incoming.arrived)
-            now = caller.now + elapsed
+            now = self.clock.now()
             delivery = self._delivery(strategy.id, now)
             try:
                 return accept(
@@ -284,7 +284,7 @@ class _Intake:
         )
 
         def work(placements: list[Any]) -> submission.Dispatch:
-            return submission.Dispatch(placements, accepted.accounts, send_by, accepted.leverage)
+            return submission.Dispatch(placements, accepted.accounts, send_by, self.clock, accepted.leverage)
 
         def answered(at: float) -> None:
             self.incoming.note("submitted_ms", at)
@@ -325,10 +325,11 @@ class _Intake:
     def _compose(self, accepted: Accepted, applied: Applied) -> WebhookAnswer:
         by_intent = {placement.intent_id: placement for placement in applied.placements.values()}
         pairs = []
-        for intent in accepted.intents:
+        for intent, account_id in zip(accepted.intents, accepted.account_ids, strict=True):
             placement = by_intent.get(intent.pk)
             failed = applied.failed.get(intent.pk) or accepted.failed.get(intent.pk)
-            pairs.append(PairOutcome(placement.intent if placement else intent, placement, failed))
+            current = placement.intent if placement else intent
+            pairs.append(PairOutcome(current, account_id, placement, failed))
         cancels = deliveries.cancel_results(accepted.delivery.plan)
         return deliveries.compose_for(
             accepted.delivery, pairs, cancels=cancels, timings=dict(self.incoming.timings)

@@ -23,7 +23,7 @@ from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
-from orders.clock import database_now
+from orders.clock import DatabaseClock
 from orders.models import (
     Book,
     EventSource,
@@ -51,6 +51,7 @@ class Dispatch:
     placements: Sequence[Placement]  # each with its intent
     accounts: dict[int, Account]
     send_by_monotonic: float
+    clock: DatabaseClock
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
 
 
@@ -125,7 +126,7 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
             lane.start_next(waiting)  # the account's next step leaves before we write anything down
         if on_answer is not None:
             on_answer(time.monotonic())
-        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=database_now()))
+        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now()))
     _remember_leverage(lanes)
     return applied
 
@@ -204,8 +205,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
     Safe to repeat and to race: under the intent's lock, only an open order whose placement is
     NEVER_PLACED gets a new one.
     """
-    now = database_now()
-    monotonic = time.monotonic()
+    clock = DatabaseClock.ask()
+    now = clock.read
     with transaction.atomic():
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
@@ -228,4 +229,4 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         OrderEvent.objects.bulk_create(submitting_event(p, source=source, now=now) for p in placements)
     if not placements:
         return Applied()
-    return dispatch(Dispatch(placements, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS))
+    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))

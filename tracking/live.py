@@ -1,0 +1,289 @@
+"""What one open live page shows, and the steps that bring it up to date.
+
+Synchronous and without a socket: the view renders the first state with it, the consumer the rest.
+The rows travel as HTML that our templates wrote (and escaped); `static/js/live.js` takes the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from django.template.loader import render_to_string
+from django.utils import translation
+
+from orders import selectors
+from orders.listing import EventRow
+from orders.models import EventType
+from orders.selectors import Visible
+from orders.states import OrderStatus
+from tracking.event_log import EventReader
+from tracking.rows import Added, Changed, Gone, changes
+from tracking.selectors import StreamState, stream_states
+
+PRICES_EVERY = timedelta(seconds=1)
+CLOCK_EVERY = timedelta(seconds=5)  # leases that run out, submissions that take too long
+ALL_EVERY = timedelta(seconds=30)  # renamed, edited by hand: what no event tells
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One list of the page; its rows stand in the element `<name>-rows`, drawn by `rows/<name>.html`."""
+
+    name: str
+    read: Callable[..., Sequence[Any]]
+
+
+SECTIONS = {
+    section.name: section
+    for section in (
+        Section("positions", selectors.positions),
+        Section("orders", selectors.open_orders),
+        Section("failed", selectors.failed_orders),
+        Section("trades", selectors.recent_trades),
+        Section("streams", stream_states),
+    )
+}
+
+# What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
+_PLACED = frozenset({"orders", "failed"})
+_REPORTED = frozenset({"orders", "failed", "positions", "trades"})
+AFFECTED: dict[str, frozenset[str]] = {
+    EventType.SUBMITTING: _PLACED,
+    EventType.UNKNOWN: _PLACED,
+    EventType.CANCEL_REQUESTED: _PLACED,
+    EventType.FAILED: _PLACED,
+    EventType.ACCEPTED: _REPORTED,
+    EventType.TRIGGERED: _REPORTED,
+    EventType.PARTIALLY_FILLED: _REPORTED,
+    EventType.FILLED: _REPORTED,
+    EventType.LATE_FILL: _REPORTED,
+    EventType.CANCELED: _REPORTED,
+    EventType.LIVE_AGAIN: _REPORTED,
+    EventType.REJECTED: _REPORTED,
+    EventType.EXPIRED: _REPORTED,
+    EventType.IMPOSSIBLE_REPORT: frozenset(),
+    EventType.EXTERNAL: frozenset(),
+    EventType.STREAM: frozenset({"streams"}),
+    EventType.OPERATOR: frozenset(SECTIONS),
+}
+
+
+class FrameKind(StrEnum):
+    SNAPSHOT = "snapshot"  # everything is drawn again, the ticker too
+    RESUMED = "resumed"  # the ticker goes on, everything else is drawn again
+    NEWS = "news"  # what changed
+
+
+class Do(StrEnum):
+    """What a step does with the element `at`."""
+
+    FILL = "fill"  # html becomes its content
+    SWAP = "swap"  # html takes its place
+    FIRST = "first"  # html becomes its first child
+    AFTER = "after"  # html comes right after it
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    do: Do
+    at: str  # the id of an element
+    html: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event as the ticker shows it."""
+
+    id: int
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    kind: FrameKind
+    last_id: int  # of the last event that is told here or was told before
+    events: tuple[Line, ...]  # in order
+    steps: tuple[Step, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.events and not self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    asset: str
+    unrealized: Decimal
+    realized: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    money: tuple[Money, ...]  # per quote asset, of the positions shown
+    open_orders: int
+    failed: int
+    resolving: int
+    streams_live: int
+    streams: int
+
+
+class LiveView:
+    """One page's state: which rows it has, and how far it has read the log."""
+
+    def __init__(self, visible: Visible, *, language: str) -> None:
+        self._visible = visible
+        self._language = language
+        self._reader = EventReader(visible)
+        self._shown: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        self._summary: Summary | None = None
+        self._prices_at = self._clock_at = self._all_at = datetime.min.replace(tzinfo=UTC)
+
+    def first_page(self, *, now: datetime) -> dict[str, Any]:
+        """Return what the page's template needs; the socket takes over from its `last_id`."""
+        ticker = self._reader.start(now=now)
+        self._read_all(now)
+        return {
+            "last_id": self._reader.last_id,
+            "shown": {name: list(rows.values()) for name, rows in self._shown.items()},
+            "ticker": ticker[::-1],
+            "summary": _summary(self._shown),
+        }
+
+    def snapshot(self, *, now: datetime) -> Frame:
+        """Start afresh: the state of everything and the last lines of the log."""
+        ticker = self._reader.start(now=now)  # before the rows: what changes after this is told again
+        self._read_all(now)
+        return self._frame(FrameKind.SNAPSHOT, ticker, self._everything())
+
+    def resume(self, last_id: int, *, now: datetime) -> Frame:
+        """Go on after the last event that a page has seen; a snapshot if it has missed too many."""
+        missed = self._reader.resume(last_id)
+        if missed is None:
+            return self.snapshot(now=now)
+        self._read_all(now)
+        return self._frame(FrameKind.RESUMED, missed, self._everything())
+
+    def news(self, *, now: datetime) -> Frame:
+        """Return what changed since the last call; the frame is empty if nothing did."""
+        events = self._reader.read()
+        if events is None:
+            return self.snapshot(now=now)
+        names = self._due(now).union(
+            *(AFFECTED.get(event.type, AFFECTED[EventType.OPERATOR]) for event in events)
+        )
+        steps: list[Step] = []
+        with translation.override(self._language):
+            for name in SECTIONS:
+                if name in names:
+                    steps += self._refresh(SECTIONS[name], now)
+        return self._frame(FrameKind.NEWS, events, [*steps, *self._summary_steps()])
+
+    def _frame(self, kind: FrameKind, events: Sequence[EventRow], steps: Sequence[Step]) -> Frame:
+        with translation.override(self._language):
+            lines = tuple(Line(event.id, _row("events", event)) for event in events)
+        return Frame(kind, self._reader.last_id, lines, tuple(steps))
+
+    def _due(self, now: datetime) -> frozenset[str]:
+        """What has to be looked at because time went by."""
+        if now >= self._all_at:
+            self._plan(now)
+            return frozenset(SECTIONS)
+        due = set()
+        if now >= self._prices_at:
+            self._prices_at = now + PRICES_EVERY
+            if any(not row.is_flat for row in self._shown["positions"].values()):
+                due.add("positions")
+        if now >= self._clock_at:
+            self._clock_at = now + CLOCK_EVERY
+            due.add("streams")
+            if any(row.status == OrderStatus.SUBMITTING for row in self._shown["orders"].values()):
+                due.add("failed")
+        return frozenset(due)
+
+    def _plan(self, now: datetime) -> None:
+        self._prices_at, self._clock_at = now + PRICES_EVERY, now + CLOCK_EVERY
+        self._all_at = now + ALL_EVERY
+
+    def _read_all(self, now: datetime) -> None:
+        self._plan(now)
+        for section in SECTIONS.values():
+            self._shown[section.name] = {row.key: row for row in section.read(self._visible, now=now)}
+
+    def _everything(self) -> list[Step]:
+        self._summary = None
+        steps = self._summary_steps()
+        with translation.override(self._language):
+            for name in SECTIONS:
+                steps += _whole(name, list(self._shown[name].values()))
+        return steps
+
+    def _refresh(self, section: Section, now: datetime) -> list[Step]:
+        name, before = section.name, self._shown[section.name]
+        rows = section.read(self._visible, now=now)
+        self._shown[name] = {row.key: row for row in rows}
+        difference = changes(before, rows)
+        if difference is None:
+            return _whole(name, rows)
+        steps = [_step(name, change) for change in difference]
+        return steps if len(rows) == len(before) else [*steps, _count(name, len(rows))]
+
+    def _summary_steps(self) -> list[Step]:
+        summary = _summary(self._shown)
+        if summary == self._summary:
+            return []
+        self._summary = summary
+        with translation.override(self._language):
+            html = render_to_string("positions/summary.html", {"summary": summary})
+        return [Step(Do.FILL, "summary", html)]
+
+
+def _summary(shown: dict[str, dict[str, Any]]) -> Summary:
+    money: dict[str, Money] = {}
+    for row in shown["positions"].values():
+        sum_so_far = money.get(row.quote_asset, Money(row.quote_asset, Decimal(0), Decimal(0)))
+        money[row.quote_asset] = Money(
+            row.quote_asset,
+            sum_so_far.unrealized + (row.unrealized_pnl or Decimal(0)),
+            sum_so_far.realized + row.realized_pnl,
+        )
+    resolving = sum(row.is_resolving for row in shown["failed"].values())
+    return Summary(
+        money=tuple(money[asset] for asset in sorted(money)),
+        open_orders=len(shown["orders"]),
+        failed=len(shown["failed"]) - resolving,
+        resolving=resolving,
+        streams_live=sum(row.state == StreamState.LIVE for row in shown["streams"].values()),
+        streams=len(shown["streams"]),
+    )
+
+
+def _step(name: str, change: Changed[Any] | Added[Any] | Gone) -> Step:
+    match change:
+        case Changed(row):
+            return Step(Do.SWAP, row.key, _row(name, row))
+        case Added(row, after=None):
+            return Step(Do.FIRST, f"{name}-rows", _row(name, row))
+        case Added(row, after=str(above)):
+            return Step(Do.AFTER, above, _row(name, row))
+        case Gone(key):
+            return Step(Do.REMOVE, key)
+    raise AssertionError(change)
+
+
+def _whole(name: str, rows: Sequence[Any]) -> list[Step]:
+    html = "".join(_row(name, row) for row in rows)
+    return [Step(Do.FILL, f"{name}-rows", html), _count(name, len(rows))]
+
+
+def _count(name: str, count: int) -> Step:
+    return Step(Do.FILL, f"{name}-count", str(count))
+
+
+def _row(name: str, row: Any) -> str:
+    return render_to_string(f"positions/rows/{name}.html", {"row": row}).strip()

@@ -1,0 +1,101 @@
+"""The words that the live page shows for our stored values; a test asserts that none is missing."""
+
+from __future__ import annotations
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from exchanges.adapters.exceptions import ErrorType
+from exchanges.adapters.types import MarketType
+from orders.listing import RESOLVING
+from orders.models import EventSource, EventType, FailedStatus
+from orders.models.intent import OrderTypeChoice, SideChoice
+from orders.states import OrderStatus
+from tracking.selectors import StreamState
+
+SIDES: dict[str, Promise] = {SideChoice.BUY: _("Buy"), SideChoice.SELL: _("Sell")}
+
+ORDER_TYPES: dict[str, Promise] = {
+    OrderTypeChoice.MARKET: _("Market"),
+    OrderTypeChoice.LIMIT: _("Limit"),
+    OrderTypeChoice.STOP_MARKET: _("Stop market"),
+    OrderTypeChoice.STOP_LIMIT: _("Stop limit"),
+}
+
+MARKETS: dict[str, Promise] = {
+    MarketType.SPOT: _("Spot"),
+    MarketType.FUTURES: _("Futures"),
+    MarketType.DOMESTIC_STOCK: _("Domestic stock"),
+    MarketType.OVERSEAS_STOCK: _("Overseas stock"),
+    MarketType.DOMESTIC_FUTUREOPTION: _("Domestic derivatives"),
+    MarketType.OVERSEAS_FUTUREOPTION: _("Overseas derivatives"),
+}
+
+ORDER_STATUSES: dict[str, Promise] = {
+    OrderStatus.SUBMITTING: _("Submitting"),
+    OrderStatus.NEW: pgettext_lazy("order status", "Open"),
+    OrderStatus.PARTIALLY_FILLED: _("Part filled"),
+    OrderStatus.CANCELING: _("Canceling"),
+    OrderStatus.FILLED: _("Filled"),
+    OrderStatus.CANCELED: _("Canceled"),
+    OrderStatus.REJECTED: _("Rejected"),
+    OrderStatus.EXPIRED: _("Expired"),
+}
+
+FAILED_STATUSES: dict[str, Promise] = {
+    RESOLVING: _("Resolving"),
+    FailedStatus.PENDING_RETRY: _("Failed"),
+    FailedStatus.REMOVED: _("Removed"),
+    FailedStatus.REJECTED: _("Rejected"),
+    FailedStatus.EXPIRED: _("Expired"),
+    FailedStatus.CANCELED: _("Canceled"),
+}
+
+ERROR_TYPES: dict[str, Promise] = {
+    ErrorType.INSUFFICIENT_BALANCE: _("Not enough balance"),
+    ErrorType.RATE_LIMIT: _("Rate limit"),
+    ErrorType.INVALID_SYMBOL: _("Unknown symbol"),
+    ErrorType.INVALID_QUANTITY: _("Quantity not allowed"),
+    ErrorType.LIMIT_EXCEEDED: _("Limit exceeded"),
+    ErrorType.NETWORK_ERROR: _("Network fault"),
+    ErrorType.TIMEOUT: _("Timed out"),
+    ErrorType.AUTHENTICATION: _("Credentials refused"),
+    ErrorType.RISK_LIMIT: _("Risk limit"),
+    ErrorType.UNKNOWN: _("Unknown cause"),
+}
+
+EVENTS: dict[str, Promise] = {
+    EventType.SUBMITTING: _("Submitting"),
+    EventType.ACCEPTED: _("Accepted"),
+    EventType.UNKNOWN: _("Outcome unknown"),
+    EventType.PARTIALLY_FILLED: _("Part filled"),
+    EventType.FILLED: _("Filled"),
+    EventType.TRIGGERED: _("Triggered"),
+    EventType.CANCEL_REQUESTED: _("Cancel requested"),
+    EventType.CANCELED: _("Canceled"),
+    EventType.LIVE_AGAIN: _("Live again"),
+    EventType.REJECTED: _("Rejected"),
+    EventType.EXPIRED: _("Expired"),
+    EventType.FAILED: _("Failed"),
+    EventType.LATE_FILL: _("Fill after the end"),
+    EventType.IMPOSSIBLE_REPORT: _("Impossible report"),
+    EventType.EXTERNAL: _("Not our order"),
+    EventType.STREAM: _("Stream"),
+    EventType.OPERATOR: _("Operator"),
+}
+
+SOURCES: dict[str, Promise] = {
+    EventSource.WEBHOOK: _("by webhook"),
+    EventSource.ANSWER: _("exchange's answer"),
+    EventSource.STREAM: _("by stream"),
+    EventSource.RECONCILIATION: _("by reconciliation"),
+    EventSource.RESOLVER: _("by resolver"),
+    EventSource.OPERATOR: _("by operator"),
+}
+
+STREAMS: dict[str, Promise] = {
+    StreamState.LIVE: _("live"),
+    StreamState.RECONNECTING: _("reconnecting"),
+    StreamState.DOWN: _("down"),
+}
