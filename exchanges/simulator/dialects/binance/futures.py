@@ -52,6 +52,9 @@ class BinanceFutures:
     async def stream(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         return await self._stream.serve(request, path, query)
 
+    def places_orders(self, call: Call) -> bool:
+        return self._router.places_orders(call)
+
     def conditional_rows(self) -> list[dict[str, Any]]:
         return self._algo_orders.ledger_rows()
 

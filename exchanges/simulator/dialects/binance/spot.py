@@ -37,6 +37,9 @@ class BinanceSpot:
     def orders_in(self, call: Call) -> list[OrderMark]:
         return self._orders.orders_in(call)
 
+    def places_orders(self, call: Call) -> bool:
+        return self._router.places_orders(call)
+
     def conditional_rows(self) -> list[dict[str, Any]]:
         return []  # stop orders are orders like any other here
 
