@@ -90,7 +90,7 @@ class Dialect(Protocol):
         """Return the ledger rows of orders that the engine does not know until they trigger."""
 
     def reset(self) -> None:
-        """Forget everything that belongs to the venue that was reset."""
+        """Forget what the dialect keeps beside its venue, which was reset."""
 
 
 def parse_form(text: str) -> Params:

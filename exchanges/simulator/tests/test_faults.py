@@ -285,15 +285,15 @@ class TestLatency:
 class TestLimits:
     async def test_are_enforced_when_asked(self, client: WireClient, simulator: SimulatorProcess) -> None:
         simulator.set_limits(exchange="binance-futures", enforce=True, orders={"10S": 3})
-        try:
-            replies = [await client.call("POST", ORDER, **limit_order(f"th-{i}")) for i in range(12)]
-        finally:
-            simulator.set_limits(exchange="binance-futures", enforce=False, orders={"10S": 300})
+
+        replies = [await client.call("POST", ORDER, **limit_order(f"th-{i}")) for i in range(12)]
 
         refused = [reply for reply in replies if reply.status == 429]
         assert {reply.code for reply in refused} == {-1015}
         assert all(1 <= int(reply.headers["Retry-After"]) <= 10 for reply in refused)
         assert len(simulator.orders()) == 12 - len(refused) <= 6  # two windows at most
+        simulator.reset()
+        assert not simulator.set_limits()["binance-futures"]["enforce"]
 
 
 class TestControl:

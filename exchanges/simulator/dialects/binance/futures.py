@@ -37,7 +37,8 @@ class BinanceFutures:
             | FuturesAccount(desk).routes
             | self.listen_keys.routes
         )
-        self._router = Router(desk, Usage(limits), routes, late=LATE)
+        self._usage = Usage(limits)
+        self._router = Router(desk, self._usage, routes, late=LATE)
         desk.venue.listener = self._tell
 
     def admit(self, call: Call) -> Answer | None:
@@ -62,6 +63,7 @@ class BinanceFutures:
         return self.listen_keys.expire(api_key)
 
     def reset(self) -> None:
+        self._usage.reset()
         self.listen_keys.clear()
         self._algo_orders.clear()
 
