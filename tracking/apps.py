@@ -1,6 +1,12 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class TrackingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
     name = "tracking"
+
+    def ready(self) -> None:
+        from tracking.schedules import schedules_register
+
+        post_migrate.connect(schedules_register, sender=self)
