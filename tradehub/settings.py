@@ -204,7 +204,7 @@ REST_FRAMEWORK = {
 WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
-WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=16)
+WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
 DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning

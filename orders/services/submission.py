@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
@@ -40,6 +40,8 @@ from orders.services.settlement import Applied, Outcome, outcomes_apply
 from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
+
+KEEP_CONNECTION_SECONDS = 0.25
 
 Answers = list[OrderReport | ExchangeError]
 
@@ -118,7 +120,7 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
         lane.start_next(waiting)
     applied = Applied()
     while waiting:
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        done = _first_done(waiting)
         outcomes: list[Outcome] = []
         for future in done:
             lane = waiting.pop(future)
@@ -129,6 +131,19 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
         applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now()))
     _remember_leverage(lanes)
     return applied
+
+
+def _first_done(waiting: Collection[Future[Answers]]) -> set[Future[Answers]]:
+    """Wait for an answer; give the database connection back when it takes long.
+
+    A slow exchange then holds threads, not the connections that everybody else needs.
+    """
+    done, _ = wait(waiting, timeout=KEEP_CONNECTION_SECONDS, return_when=FIRST_COMPLETED)
+    if not done:
+        if not connection.in_atomic_block:
+            connection.close()
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    return done
 
 
 def _groups(placements: Iterable[Placement]) -> list[list[Placement]]:
