@@ -155,7 +155,7 @@ class TestFuturesPlaceOrders:
         assert order_params(server.requests[0]) == {
             "algoType": "CONDITIONAL", "symbol": "BTCUSDT", "side": "SELL", "type": "STOP",
             "quantity": "0.01", "price": "89000", "timeInForce": "GTC", "triggerPrice": "89500",
-            "reduceOnly": "true", "clientAlgoId": "th01JD0002",
+            "reduceOnly": "true", "clientAlgoId": "th01JD0002", "newOrderRespType": "RESULT",
         }  # fmt: skip
         assert report.exchange_order_id == "2146760"
         assert report.conditional

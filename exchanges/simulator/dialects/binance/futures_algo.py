@@ -106,7 +106,7 @@ class AlgoOrders:
             ("GET", "/fapi/v1/algoOrder"): Route(self.query),
             ("DELETE", "/fapi/v1/algoOrder"): Route(self.cancel),
             ("DELETE", "/fapi/v1/algoOpenOrders"): Route(self.cancel_all),
-            ("GET", "/fapi/v1/openAlgoOrders"): Route(self.open_orders),
+            ("GET", "/fapi/v1/openAlgoOrders"): Route(self.open_orders, weight_of_all=40),
             ("GET", "/fapi/v1/allAlgoOrders"): Route(self.all_orders, weight=5),
         }
 

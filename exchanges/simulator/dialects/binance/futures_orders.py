@@ -56,7 +56,7 @@ class FuturesOrders:
             ("DELETE", "/fapi/v1/batchOrders"): Route(self.cancel_batch),
             ("DELETE", "/fapi/v1/allOpenOrders"): Route(self.cancel_all),
             ("GET", "/fapi/v1/openOrder"): Route(self.open_order),
-            ("GET", "/fapi/v1/openOrders"): Route(self.open_orders),
+            ("GET", "/fapi/v1/openOrders"): Route(self.open_orders, weight_of_all=40),
             ("GET", "/fapi/v1/allOrders"): Route(self.all_orders, weight=5),
             ("GET", "/fapi/v1/userTrades"): Route(self.user_trades, weight=5),
         }
@@ -170,8 +170,11 @@ class FuturesOrders:
         """Return the orders that a request names, for faults; junk names none."""
         try:
             batch = read.json_list(call.params, "batchOrders")
+            names = read.json_list(call.params, "origClientOrderIdList", "origclientorderidlist")
         except WireError:
             return []
+        if names is not None:
+            return [OrderMark(call.params.get("symbol", ""), str(name)) for name in names]
         if batch is not None:
             return [
                 read.order_mark({k: read.as_text(v) for k, v in item.items()})

@@ -57,7 +57,7 @@ class SpotOrders:
             ("GET", "/api/v3/order"): Route(self.query, weight=4),
             ("DELETE", "/api/v3/order"): Route(self.cancel),
             ("DELETE", "/api/v3/openOrders"): Route(self.cancel_all),
-            ("GET", "/api/v3/openOrders"): Route(self.open_orders, weight=6),
+            ("GET", "/api/v3/openOrders"): Route(self.open_orders, weight=6, weight_of_all=80),
             ("GET", "/api/v3/allOrders"): Route(self.all_orders, weight=20),
             ("GET", "/api/v3/myTrades"): Route(self.my_trades, weight=20),
         }
