@@ -7,6 +7,9 @@ class TrackingConfig(AppConfig):
     name = "tracking"
 
     def ready(self) -> None:
+        from orders.events import EventsLogged, subscribe
+        from tracking import bell
         from tracking.schedules import schedules_register
 
+        subscribe(EventsLogged, lambda fact: bell.ring())
         post_migrate.connect(schedules_register, sender=self)

@@ -15,7 +15,7 @@ from ulid import ULID
 from exchanges.adapters.testing import BTC_USDT
 from exchanges.adapters.types import Credentials, MarketType, OrderReport, Side, VenueOrderStatus
 from exchanges.models import Account
-from orders.clock import database_now
+from orders.clock import DatabaseClock, database_now
 from orders.models import (
     Book,
     DeliveryState,
@@ -109,7 +109,9 @@ def make_orders(
 
 def send(account: Account, placements: Iterable[Placement]) -> None:
     """Send orders that are written down, and record the answers."""
-    work = submission.Dispatch(list(placements), {account.pk: account}, time.monotonic() + 10)
+    work = submission.Dispatch(
+        list(placements), {account.pk: account}, time.monotonic() + 10, DatabaseClock(database_now())
+    )
     submission.dispatch(work)
 
 
