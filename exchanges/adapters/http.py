@@ -308,6 +308,7 @@ class RestClient:
 
         Raises: NotSent, what `judge` makes of the reply, OutcomeUnknown for all else.
         """
+        began_at = time.monotonic()
         try:
             return await self._send_once(call)
         except NotSent as exc:
@@ -316,7 +317,7 @@ class RestClient:
         except ExchangeError as exc:
             if exc.venue_code not in self._clock_codes or not call.signed or _is_over(call):
                 raise
-            await self.read_clock(not_before=time.monotonic())
+            await self.read_clock(not_before=began_at)
         return await self._send_once(call)
 
     async def _send_once(self, call: Call) -> Any:
