@@ -86,7 +86,7 @@ def rows(database_url: str) -> Iterator[Callable[..., Rows]]:
     with psycopg.connect(database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
 
         def read(sql: str, *parameters: Any) -> Rows:
-            return connection.execute(sql, parameters or None).fetchall()  # type: ignore[arg-type, return-value]
+            return connection.execute(sql, parameters or None).fetchall()
 
         yield read
 
