@@ -12,6 +12,7 @@ directory, one `<name>.log` each, and in the message of every wait that was in v
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -27,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -44,9 +45,12 @@ REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/5")
 NAME_PREFIX = os.environ.get("TEST_DATABASE_PREFIX", "th_processes")
 
 T = TypeVar("T")
+Answer = tuple[int, dict[str, Any]]
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 15.0, what: str | Callable[[], str] = "") -> T:
+def wait_until(
+    condition: Callable[[], T | None], *, seconds: float = 15.0, what: str | Callable[[], str] = ""
+) -> T:
     """Return the first true value of `condition`; fail after `seconds`, saying `what` was waited for."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -147,6 +151,8 @@ class Site:
     redis_url: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
+    simulator: SimulatorProcess = field(init=False)
+
     def __post_init__(self) -> None:
         self._stack = ExitStack()
         self._names: dict[str, int] = {}
@@ -228,8 +234,20 @@ class Site:
     def start_simulator(self, *arguments: str) -> SimulatorProcess:
         """Start a simulated exchange; processes that start after it use it."""
         simulator = self._stack.enter_context(running_simulator(*arguments))
-        self.environment["SIMULATOR_URL"] = simulator.url
+        self.simulator, self.environment["SIMULATOR_URL"] = simulator, simulator.url
         return simulator
+
+
+def post_webhook(web: Process, payload: Mapping[str, Any] | bytes, *, seconds: float = 20) -> Answer:
+    """Send a webhook; return its status and body. Raises OSError when the connection breaks."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    request = urllib.request.Request(f"{web.url}/api/webhook", data=body, method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=seconds) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
 
 
 def _answers(url: str) -> bool:

@@ -5,6 +5,7 @@ import os
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import re_path
 
@@ -12,8 +13,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tradehub.settings")
 django_application = get_asgi_application()
 
 # After Django is set up: these import models.
+from orders.services import warmup  # noqa: E402
 from orders.webhook.views import webhook  # noqa: E402
 from tracking.routing import websocket_urlpatterns  # noqa: E402
+
+if not settings.TESTING:  # a test that imports this module has no database to warm
+    warmup.start()
 
 application = ProtocolTypeRouter(
     {

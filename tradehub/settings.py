@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import django_stubs_ext
@@ -130,8 +132,12 @@ DATABASES = {
         pooled="qcluster" not in sys.argv,  # the worker forks
     )
 }
-if TESTING and (name := env.str("TEST_DATABASE_NAME", default="")):
-    DATABASES["default"]["TEST"] = {"NAME": name}
+if TESTING:
+    name = env.str("TEST_DATABASE_NAME", default="")
+    if not name and DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        # A file, as in production: in memory there is no write-ahead log and threads lock each other out.
+        name = f"{gettempdir()}/tradehub-test-{os.getpid()}.sqlite3"
+    DATABASES["default"]["TEST"] = {"NAME": name or None}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="")
@@ -166,7 +172,7 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_LOCKOUT_TEMPLATE = "lockout.html"
 AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "tradehub.security.client_address"
+AXES_CLIENT_IP_CALLABLE = "tradehub.addresses.login_address"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -198,7 +204,7 @@ REST_FRAMEWORK = {
 WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
-WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=16)
+WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
 DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
@@ -215,6 +221,7 @@ TICKER_SECONDS = env.float("TICKER_SECONDS", default=2.0)
 
 TELEGRAM_BOT_TOKEN = env.str("TELEGRAM_BOT_TOKEN", default="")
 TELEGRAM_CHAT_ID = env.str("TELEGRAM_CHAT_ID", default="")
+TELEGRAM_API_URL = env.str("TELEGRAM_API_URL", default="https://api.telegram.org")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOG_JSON = env.bool("LOG_JSON", default=not DEBUG and not TESTING)

@@ -49,6 +49,7 @@ class Accepted:
 
     delivery: WebhookDelivery
     intents: list[OrderIntent] = field(default_factory=list)
+    account_ids: list[int] = field(default_factory=list)  # of each intent
     placements: list[Placement] = field(default_factory=list)
     failed: dict[int, FailedOrder] = field(default_factory=dict)  # by intent id
     cancel_intents: list[int] = field(default_factory=list)
@@ -234,6 +235,7 @@ def _write(
     if not intents:
         return
     accepted.intents = OrderIntent.objects.bulk_create(intents)
+    accepted.account_ids = [pair.follower.account_id for pair in pairs]
     log: list[OrderEvent] = []
     failed: list[FailedOrder] = []
     for pair, intent in zip(pairs, accepted.intents, strict=True):

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from django.db import DatabaseError, close_old_connections, transaction
 
 from orders import locks
 from orders.bulk import bulk_save
-from orders.clock import database_now
+from orders.clock import DatabaseClock, database_now, sql_now
 from orders.models import (
     DeliveryState,
     EventSource,
@@ -107,7 +106,7 @@ def delivery_start(delivery_id: int) -> bool:
 
     The mark is what tells a later owner whether the orders may exist: without it, surely not.
     """
-    now = database_now()
+    now = sql_now()
     started = WebhookDelivery.objects.filter(
         pk=delivery_id, lease_owner=owner(), lease_expires_at__gt=now, started_at__isnull=True
     ).update(started_at=now)
@@ -120,7 +119,7 @@ def delivery_answer(
     """Record the final answer, if the delivery is still ours and has none."""
     WebhookDelivery.objects.filter(pk=delivery_id, lease_owner=owner(), state=DeliveryState.WORKING).update(
         state=DeliveryState.ANSWERED,
-        answered_at=database_now(),
+        answered_at=sql_now(),
         response_status=answer.status,
         response=answer.body,
         timings=timings,
@@ -145,7 +144,8 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     Returns the final answer once every order's fate is known, else None: the lease then ends again
     and whoever notices looks once more.
     """
-    now, monotonic = database_now(), time.monotonic()
+    clock = DatabaseClock.ask()
+    now = clock.read
     with transaction.atomic():
         delivery = locks.deliveries_for_update(
             pk=delivery_id, state=DeliveryState.WORKING, lease_expires_at__lt=now
@@ -161,7 +161,7 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     keeper.hold(delivery.pk)
     try:
         if delivery.started_at is None and delivery_start(delivery.pk):
-            _carry_out(delivery, placements, monotonic=monotonic)
+            _carry_out(delivery, placements, clock)
         else:
             anew = _never_placed_intents(delivery)
             if anew:
@@ -189,9 +189,9 @@ def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
     return placements
 
 
-def _carry_out(delivery: WebhookDelivery, placements: list[Placement], *, monotonic: float) -> None:
+def _carry_out(delivery: WebhookDelivery, placements: list[Placement], clock: DatabaseClock) -> None:
     canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
-    now = database_now()
+    now = clock.now()
     cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
     # What a later cancel caught while it waited is never sent.
     held = [placement for placement in placements if placement.intent.cancel_requested]
@@ -199,7 +199,7 @@ def _carry_out(delivery: WebhookDelivery, placements: list[Placement], *, monoto
     going = [placement for placement in placements if not placement.intent.cancel_requested]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
-        work = submission.Dispatch(going, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS)
+        work = submission.Dispatch(going, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock)
         after_dispatch(submission.dispatch(work))
 
 
@@ -242,12 +242,15 @@ def _in_doubt(placement: Placement | None) -> bool:
 
 def pairs_of(delivery: WebhookDelivery) -> list[PairOutcome]:
     """Read what became of a delivery's pairs, with three queries."""
-    intents = list(OrderIntent.objects.filter(delivery=delivery).select_related("strategy_account"))
+    intents = list(OrderIntent.objects.filter(delivery=delivery).select_related("book"))
     latest: dict[int, Placement] = {}
     for placement in Placement.objects.filter(intent__in=intents).order_by("number"):
         latest[placement.intent_id] = placement
     failed = {row.intent_id: row for row in FailedOrder.objects.filter(intent__in=intents)}
-    return [PairOutcome(intent, latest.get(intent.pk), failed.get(intent.pk)) for intent in intents]
+    return [
+        PairOutcome(intent, intent.book.account_id, latest.get(intent.pk), failed.get(intent.pk))
+        for intent in intents
+    ]
 
 
 def compose_for(

@@ -13,10 +13,11 @@ from django.contrib.auth.hashers import check_password
 from django.contrib.auth.models import User
 from django.db import models, transaction
 
-from exchanges.adapters.types import Credentials
+from exchanges.adapters.exceptions import UnsupportedOrder
+from exchanges.adapters.types import Credentials, MarketType
 from exchanges.fields import plain
-from exchanges.markets import supported_markets
 from exchanges.models import Account, AccountType
+from exchanges.registry import capabilities_of
 from orders.models import Book, ExecutionMode, Strategy, StrategyAccount, UserProfile
 from orders.models.strategy import token_hashes
 from orders.provisioning import (
@@ -148,7 +149,7 @@ def _provision_account(path: str, entry: AccountEntry, result: ProvisionResult) 
     account = Account.objects.filter(user=user, name=entry.name).first() or Account(
         user=user, name=entry.name
     )
-    kinds = {AccountType.for_market(market) for market in supported_markets(entry.exchange)}
+    kinds = {AccountType.for_market(market) for market in MarketType if _has_market(entry.exchange, market)}
     if entry.account_type not in kinds:
         return [f"{path}.account_type: {entry.exchange} has no {entry.account_type} accounts"]
     values: dict[str, Any] = {
@@ -168,6 +169,14 @@ def _provision_account(path: str, entry: AccountEntry, result: ProvisionResult) 
     hidden = {} if _credentials_of(account) == wanted else {"credentials": wanted}
     _save(f"account {entry.user}/{entry.name}", account, values | entry.given("is_active"), hidden, result)
     return []
+
+
+def _has_market(exchange: str, market: str) -> bool:
+    try:
+        capabilities_of(exchange, MarketType(market))
+    except UnsupportedOrder:
+        return False
+    return True
 
 
 def _credentials_of(account: Account) -> Credentials | None:
@@ -230,7 +239,7 @@ def _misfit(
             f"{path}.account: a {market.value} strategy needs {needed.value} accounts, "
             f"{follower.account} is {account.account_type}"
         )
-    if market.value not in supported_markets(account.exchange):
+    if not _has_market(account.exchange, market.value):
         return f"{path}.account: {account.exchange} has no {market.value} market"
     return None
 

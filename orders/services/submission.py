@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
@@ -23,7 +23,7 @@ from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
-from orders.clock import database_now
+from orders.clock import DatabaseClock
 from orders.models import (
     Book,
     EventSource,
@@ -41,6 +41,8 @@ from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
 
+KEEP_CONNECTION_SECONDS = 0.25
+
 Answers = list[OrderReport | ExchangeError]
 
 
@@ -51,6 +53,7 @@ class Dispatch:
     placements: Sequence[Placement]  # each with its intent
     accounts: dict[int, Account]
     send_by_monotonic: float
+    clock: DatabaseClock
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
 
 
@@ -117,7 +120,7 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
         lane.start_next(waiting)
     applied = Applied()
     while waiting:
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        done = _first_done(waiting)
         outcomes: list[Outcome] = []
         for future in done:
             lane = waiting.pop(future)
@@ -125,9 +128,22 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
             lane.start_next(waiting)  # the account's next step leaves before we write anything down
         if on_answer is not None:
             on_answer(time.monotonic())
-        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=database_now()))
+        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now()))
     _remember_leverage(lanes)
     return applied
+
+
+def _first_done(waiting: Collection[Future[Answers]]) -> set[Future[Answers]]:
+    """Wait for an answer; give the database connection back when it takes long.
+
+    A slow exchange then holds threads, not the connections that everybody else needs.
+    """
+    done, _ = wait(waiting, timeout=KEEP_CONNECTION_SECONDS, return_when=FIRST_COMPLETED)
+    if not done:
+        if not connection.in_atomic_block:
+            connection.close()
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    return done
 
 
 def _groups(placements: Iterable[Placement]) -> list[list[Placement]]:
@@ -204,8 +220,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
     Safe to repeat and to race: under the intent's lock, only an open order whose placement is
     NEVER_PLACED gets a new one.
     """
-    now = database_now()
-    monotonic = time.monotonic()
+    clock = DatabaseClock.ask()
+    now = clock.read
     with transaction.atomic():
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
@@ -228,4 +244,4 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         OrderEvent.objects.bulk_create(submitting_event(p, source=source, now=now) for p in placements)
     if not placements:
         return Applied()
-    return dispatch(Dispatch(placements, accounts, monotonic + settings.SUBMIT_WITHIN_SECONDS))
+    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))

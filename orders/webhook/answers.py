@@ -25,6 +25,7 @@ class PairOutcome:
     """One order at one account: the intent with its last placement, or the failed order it became."""
 
     intent: OrderIntent
+    account_id: int
     placement: Placement | None
     failed: FailedOrder | None
 
@@ -113,8 +114,7 @@ def _reached(pair: PairOutcome) -> bool:
 
 def _pair(pair: PairOutcome, accounts: dict[int, str]) -> dict[str, Any]:
     intent, placement, failed = pair.intent, pair.placement, pair.failed
-    account_id = intent.strategy_account.account_id
-    where = {"account_id": account_id, "account_name": accounts.get(account_id, "")}
+    where = {"account_id": pair.account_id, "account_name": accounts.get(pair.account_id, "")}
     base: dict[str, Any] = {"order_index": intent.order_index}
     if failed is not None and not _reached(pair):
         return base | {

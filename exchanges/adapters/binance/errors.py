@@ -148,6 +148,7 @@ _FUTURES: dict[int, tuple[tuple[str, Meaning], ...]] = {
     -4141: _always(Meaning(InvalidSymbol)),  # symbol is closed
     -4164: _always(_QUANTITY),  # min notional
     -4400: _always(_OVER_LIMIT),  # quantitative rules: reduce-only allowed
+    -5000: _always(Meaning(RefusedForGood, ErrorType.NETWORK_ERROR)),  # no such path
     -5021: _always(_INVALID),  # FOK
     -5022: _always(_INVALID),  # post-only
     -5028: _always(Meaning(RefusedForNow, ErrorType.TIMEOUT)),  # late at the engine

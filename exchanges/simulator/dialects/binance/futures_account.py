@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from exchanges.simulator.dialects.binance import params as read
@@ -18,6 +19,7 @@ from exchanges.simulator.types import ZERO, Instrument, Refusal
 from exchanges.simulator.wire import Call, WireError
 
 MAX_NOTIONAL = "100000000"
+MAINTENANCE = Decimal("0.004")  # share of the notional, in the one bracket there is
 
 
 class FuturesAccount:
@@ -207,7 +209,7 @@ class FuturesAccount:
                         "initialLeverage": instrument.max_leverage,
                         "notionalCap": int(MAX_NOTIONAL),
                         "notionalFloor": 0,
-                        "maintMarginRatio": 0.004,
+                        "maintMarginRatio": float(MAINTENANCE),
                         "cum": 0.0,
                     }
                 ],
@@ -248,12 +250,19 @@ class FuturesAccount:
     def _totals(self, wallet: FuturesWallet) -> dict[str, Any]:
         instruments = {instrument for instrument, _ in wallet.positions}
         on_positions = sum((wallet.position_margin(instrument) for instrument in instruments), ZERO)
+        maintenance = sum(
+            (
+                abs(position.amount) * self._desk.venue.price(instrument) * MAINTENANCE
+                for (instrument, _), position in wallet.positions.items()
+            ),
+            ZERO,
+        )
         available = wallet.available_balance
         profit = wallet.unrealized_pnl
         all_margins = wallet.balance + profit - available
         return {
             "totalInitialMargin": money_text(all_margins),
-            "totalMaintMargin": money_text(on_positions / 10),
+            "totalMaintMargin": money_text(maintenance),
             "totalWalletBalance": money_text(wallet.balance),
             "totalUnrealizedProfit": money_text(profit),
             "totalMarginBalance": money_text(wallet.balance + profit),
@@ -273,7 +282,7 @@ class FuturesAccount:
         return {
             "symbol": symbol_of(instrument),
             "initialMargin": money_text(wallet.initial_margin(instrument)),
-            "maintMargin": money_text(margin / 10),
+            "maintMargin": money_text(abs(position.amount) * price * MAINTENANCE),
             "unrealizedProfit": money_text(position.unrealized_pnl(price)),
             "positionInitialMargin": money_text(margin),
             "openOrderInitialMargin": money_text(wallet.initial_margin(instrument) - margin),
@@ -309,7 +318,7 @@ class FuturesAccount:
             "marginAsset": wallet.asset,
             "isolatedWallet": "0",
             "initialMargin": money_text(margin),
-            "maintMargin": money_text(margin / 10),
+            "maintMargin": money_text(abs(position.amount) * price * MAINTENANCE),
             "positionInitialMargin": money_text(margin),
             "openOrderInitialMargin": money_text(wallet.initial_margin(instrument) - margin),
             "adl": 0,
