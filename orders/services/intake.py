@@ -27,13 +27,13 @@ from orders.webhook import authentication
 from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal, time_out
 from orders.webhook.authentication import Caller
 from orders.webhook.planning import AccountsOff, make_plan
+from orders.webhook.redaction import redact
 from orders.webhook.serializers import (
     Fault,
     OrderSpec,
     PayloadFault,
     decode,
     order_specs,
-    redact,
     signal_time,
 )
 
@@ -222,7 +222,7 @@ class _Intake:
             webhook_id=incoming.webhook_id or str(ULID()),
             received_at=now - timedelta(seconds=time.monotonic() - incoming.arrived),
             source_address=incoming.address,
-            payload=redact(text, self.payload) if self.payload else "",
+            payload=redact(text, self.payload, known=[incoming.token or ""]) if self.payload else "",
             payload_hash=self.payload_hash if strategy_id else "",
             lease_owner=deliveries.owner(),
             lease_expires_at=deliveries.lease_until(now),
