@@ -1,17 +1,20 @@
-"""The whole system as real processes, for tests: started on free ports, waited for, ended by pid.
+"""A whole tradehub for tests: real processes on free ports, with a database of their own.
 
-with running_system(database_url=url, redis_url="") as system:
-    system.provision(CONFIG)
-    web = system.start_web()
-    answer = web.post({"token": …})
-    web.kill()                        # kill -9
-    wait_for(lambda: system.simulator.orders(), "the order to arrive")
+    with Site.on_sqlite(directory) as site:
+        site.manage("provision", "users.json")
+        web = site.start_web()
+        web.kill()                                # as by a power cut
+        site.start_web(port=web.port)
+
+What is started here ends here, by its own process id; what the processes said stands in the site's
+directory, one `<name>.log` each, and in the message of every wait that was in vain.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,197 +22,252 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import redis
+from psycopg import sql
 
 from exchanges.simulator.testing import SimulatorProcess, running_simulator
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30
-STOP_SECONDS = 8
+HOST = "127.0.0.1"
+STOP_SECONDS = 10.0
+DATABASE_SERVER = os.environ.get("TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/5")
+NAME_PREFIX = os.environ.get("TEST_DATABASE_PREFIX", "th_processes")
 
+T = TypeVar("T")
 Answer = tuple[int, dict[str, Any]]
 
 
-def wait_for(condition: Callable[[], T | None], what: str, *, seconds: float = 20) -> T:
-    """Return the condition's first true value; fail after `seconds`, saying what was waited for."""
+def wait_until(
+    condition: Callable[[], T | None], *, seconds: float = 15.0, what: str | Callable[[], str] = ""
+) -> T:
+    """Return the first true value of `condition`; fail after `seconds`, saying `what` was waited for."""
     deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+        time.sleep(0.02)
+    return value
 
 
 def free_port() -> int:
+    """A port that nobody listens on right now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 class Process:
-    """One process of the system. Its output goes to a file, for the test to read when it fails."""
+    """One running program. Signals go to its own process id and, at the end, to its children."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path) -> None:
-        self.name, self.log = name, log
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+    def __init__(
+        self, name: str, command: list[str], *, environment: Mapping[str, str], log: Path, port: int = 0
+    ) -> None:
+        self.name = name
+        self.port = port
+        self._log = log
+        with log.open("ab") as output:
+            # A session of its own: qcluster forks, and what it forked must end with it.
+            self._popen = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
     def pid(self) -> int:
-        return self.popen.pid
+        return self._popen.pid
 
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
-    def alive(self) -> bool:
-        return self.popen.poll() is None
+    @property
+    def is_alive(self) -> bool:
+        return self._popen.poll() is None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and the children it started (a cluster's workers)."""
-        if self.alive():
-            os.killpg(self.pid, number)
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """End it as a power cut would: SIGKILL, nothing is tidied up."""
-        self.signal(signal.SIGKILL)
-        self.popen.wait(STOP_SECONDS)
+        """End it without a chance to say goodbye (SIGKILL), its children too."""
+        self._signal_all(signal.SIGKILL)
+        self._popen.wait(STOP_SECONDS)
 
     def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
+        """Stop its time (SIGSTOP): it holds what it holds and notices nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        if not self.alive():
-            return
-        self.thaw()
-        self.popen.terminate()
+        """Ask it to end (SIGTERM); kill what does not."""
+        if self.is_alive:
+            os.kill(self.pid, signal.SIGCONT)  # a frozen process hears nothing
+            os.kill(self.pid, signal.SIGTERM)
+            try:
+                self._popen.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._signal_all(signal.SIGKILL)
+                self._popen.wait(STOP_SECONDS)
+        self._signal_all(signal.SIGKILL)
+
+    def wait_ready(self, is_ready: Callable[[], bool], *, seconds: float = 30.0) -> Self:
+        def ready_or_dead() -> bool:
+            return not self.is_alive or is_ready()
+
+        wait_until(ready_or_dead, seconds=seconds, what=lambda: f"{self.name} is ready\n{self.log()}")
+        assert self.is_alive, f"{self.name} ended:\n{self.log()}"
+        return self
+
+    def _signal_all(self, number: signal.Signals) -> None:
         try:
-            self.popen.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, number)  # the session that we made for it, so the group is its own
+        except ProcessLookupError:
             pass
-        self.signal(signal.SIGKILL)
-        self.popen.wait(STOP_SECONDS)
 
 
-class Web(Process):
-    """A daphne process."""
+@dataclass
+class Site:
+    """One installation: a database, perhaps Redis, and the processes that share them."""
 
-    def __init__(self, env: dict[str, str], log: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "--no-server-name"]
-        super().__init__("web", [*command, "tradehub.asgi:application"], env, log)
+    directory: Path
+    database_url: str
+    redis_url: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
-    def post(self, payload: dict[str, Any] | bytes, *, seconds: float = 20) -> Answer:
-        """Send a webhook; return status and body. Raises OSError when the connection breaks."""
-        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        request = urllib.request.Request(f"{self.url}/api/webhook", data=body, method="POST")  # noqa: S310
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=seconds) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as refused:
-            return refused.code, json.load(refused)
+    simulator: SimulatorProcess = field(init=False)
 
-    def answers(self) -> bool:
-        assert self.alive(), self.output()
-        try:
-            with socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])), timeout=1):
-                return True
-        except OSError:
-            return False
+    def __post_init__(self) -> None:
+        self._stack = ExitStack()
+        self._names: dict[str, int] = {}
+        self.environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            "PYTHONUNBUFFERED": "1",
+            "DOTENV": os.devnull,
+            "DJANGO_SETTINGS_MODULE": "tradehub.settings",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "FIELD_ENCRYPTION_KEYS": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "HTTPS": "false",
+            "LOG_JSON": "false",
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            **self.settings,
+        }
 
+    @classmethod
+    @contextmanager
+    def on_sqlite(cls, directory: Path, **settings: str) -> Iterator[Site]:
+        """A site in one file, without Redis: what the demo runs on."""
+        with cls(directory, f"sqlite:///{directory / 'site.sqlite3'}", settings=settings) as site:
+            site.manage("migrate", "--verbosity=0")
+            yield site
 
-class System:
-    """Databases, simulator and processes of one test."""
+    @classmethod
+    @contextmanager
+    def on_services(cls, directory: Path, **settings: str) -> Iterator[Site]:
+        """A site on PostgreSQL and Redis, in a database that is dropped at the end."""
+        with _database() as url, cls(directory, url, redis_url=REDIS_SERVER, settings=settings) as site:
+            redis.Redis.from_url(REDIS_SERVER, socket_timeout=5).flushdb()
+            site.manage("migrate", "--verbosity=0")
+            yield site
 
-    def __init__(self, env: dict[str, str], simulator: SimulatorProcess, folder: Path) -> None:
-        self.env, self.simulator, self.folder = env, simulator, folder
-        self.processes: list[Process] = []
+    def __enter__(self) -> Self:
+        return self
 
-    def manage(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a management command to its end."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def manage(self, *arguments: str, stdin: str = "") -> str:
+        """Run a management command to its end and return what it printed; fail if it failed."""
+        return self.run(sys.executable, "manage.py", *arguments, stdin=stdin)
+
+    def run(self, *command: str, stdin: str = "") -> str:
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+            command, cwd=ROOT, env=self.environment, input=stdin, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
-    def provision(self, config: dict[str, Any]) -> None:
-        path = self.folder / "provision.json"
-        path.write_text(json.dumps(config))
-        self.manage("provision", str(path))
-
-    def start_web(self, *, wait: bool = True, **env: str) -> Web:
-        web = Web(self.env | env, self._log("web"), free_port())
-        self.processes.append(web)
-        if wait:
-            wait_for(web.answers, "the web process to listen", seconds=START_SECONDS)
-        return web
-
-    def start_streams(self, **env: str) -> Process:
-        return self._start("streams", "streams", env)
-
-    def start_worker(self, **env: str) -> Process:
-        return self._start("worker", "qcluster", env)
-
-    def _start(self, name: str, command: str, env: dict[str, str]) -> Process:
-        process = Process(name, [sys.executable, "manage.py", command], self.env | env, self._log(name))
-        self.processes.append(process)
+    def start(self, name: str, *command: str, port: int = 0) -> Process:
+        """Start a program that ends with the site. A second one of a name is `<name>-2`."""
+        number = self._names[name] = self._names.get(name, 0) + 1
+        label = name if number == 1 else f"{name}-{number}"
+        log = self.directory / f"{label}.log"
+        process = Process(label, list(command), environment=self.environment, log=log, port=port)
+        self._stack.callback(process.stop)
         return process
 
-    def _log(self, name: str) -> Path:
-        return self.folder / f"{name}-{len(self.processes)}.log"
+    def start_web(self, *, port: int = 0) -> Process:
+        """Start daphne and wait until it is ready to serve."""
+        port = port or free_port()
+        daphne = ("daphne", "--bind", HOST, "--port", str(port), "--no-server-name")
+        web = self.start("web", sys.executable, "-m", *daphne, "tradehub.asgi:application", port=port)
+        return web.wait_ready(lambda: _answers(f"{web.url}/readyz"))
 
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.stop()
+    def start_worker(self) -> Process:
+        """Start qcluster and wait until it takes jobs."""
+        worker = self.start("worker", sys.executable, "manage.py", "qcluster")
+        return worker.wait_ready(lambda: " running." in worker.log())
 
-    def logs(self) -> str:
-        return "\n".join(f"--- {process.log.name}\n{process.output()}" for process in self.processes)
+    def start_streams(self) -> Process:
+        """Start `manage.py streams`. Which accounts it follows stands in OrderTrackingSession."""
+        return self.start("streams", sys.executable, "manage.py", "streams")
+
+    def start_simulator(self, *arguments: str) -> SimulatorProcess:
+        """Start a simulated exchange; processes that start after it use it."""
+        simulator = self._stack.enter_context(running_simulator(*arguments))
+        self.simulator, self.environment["SIMULATOR_URL"] = simulator, simulator.url
+        return simulator
+
+
+def post_webhook(web: Process, payload: Mapping[str, Any] | bytes, *, seconds: float = 20) -> Answer:
+    """Send a webhook; return its status and body. Raises OSError when the connection breaks."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    request = urllib.request.Request(f"{web.url}/api/webhook", data=body, method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=seconds) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def _answers(url: str) -> bool:
+    # No proxy of the environment may stand between a test and its loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
 
 
 @contextmanager
-def running_system(
-    folder: Path,
-    *,
-    database_url: str,
-    redis_url: str = "",
-    simulator_options: tuple[str, ...] = (),
-    **env: str,
-) -> Iterator[System]:
-    """Start a simulator, migrate the database and hand over a system without processes yet.
-
-    When the test fails, what the processes wrote is printed.
-    """
-    with running_simulator(*simulator_options) as simulator:
-        inherited = os.environ.items()
-        settings = {
-            name: value for name, value in inherited if not name.startswith(("EXCHANGE_URL_", "TELEGRAM_"))
-        } | {
-            "DJANGO_SETTINGS_MODULE": "tradehub.settings",
-            "DOTENV": os.devnull,
-            "DEBUG": "true",
-            "LOG_LEVEL": "INFO",
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "SIMULATOR_URL": simulator.url,
-        } | env  # fmt: skip
-        system = System(settings, simulator, folder)
-        try:
-            system.manage("migrate", "--verbosity=0")
-            yield system
-        except BaseException:
-            sys.stderr.write(system.logs())
-            raise
-        finally:
-            system.stop()
+def _database() -> Iterator[str]:
+    name = f"{NAME_PREFIX}_{secrets.token_hex(4)}"
+    server = DATABASE_SERVER.replace("postgres://", "postgresql://", 1)
+    with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield urlunsplit(urlsplit(DATABASE_SERVER)._replace(path=f"/{name}"))
+    finally:
+        with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

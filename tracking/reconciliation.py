@@ -37,8 +37,10 @@ logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 30.0
 FETCH_SECONDS = 60.0
-LEASE_SECONDS = 120.0  # longer than the longest wait below; a run that dies is in nobody's way for long
-FETCHED_AT_ONCE = 50
+# Short, so that a run that was killed is not in the way of the process that takes its account over. A
+# run that an exchange holds up for longer finds its lease gone and ends; two at once would do no harm.
+LEASE_SECONDS = 15.0
+FETCHED_AT_ONCE = 20
 FORGOTTEN_AFTER = timedelta(days=1)
 
 

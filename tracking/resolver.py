@@ -111,6 +111,8 @@ def counts_from(placement: Placement, validity_seconds: float) -> datetime:
 def _claim(limit: int) -> dict[StreamKey, list[_Case]]:
     """Take the orders that are due, by moving their `ask_at` on; nobody else asks about them meanwhile."""
     now = database_now()
+    if not OpenOrder.objects.filter(ask_at__lte=now).exists():
+        return {}  # the usual case: no transaction, and on SQLite no write lock, for nothing
     with transaction.atomic():
         # Rows that somebody works on right now are skipped, not waited for: no order of locks to keep.
         due = list(

@@ -23,8 +23,10 @@ class Job(NamedTuple):
 
 DAY = 24 * 60
 JOBS = (
-    Job("settle unknown orders", "tracking.tasks.settle", 1),
-    Job("settle unknown orders, half past", "tracking.tasks.settle", 1, 30),
+    Job("take over deliveries", "tracking.tasks.deliveries_take_over", 1),
+    Job("take over deliveries, half past", "tracking.tasks.deliveries_take_over", 1, 30),
+    Job("resolve unknown orders", "tracking.tasks.orders_resolve", 1),
+    Job("resolve unknown orders, half past", "tracking.tasks.orders_resolve", 1, 30),
     Job("reconcile unwatched accounts", "tracking.tasks.reconcile_unwatched", 1, 15),
     Job("reconcile unwatched accounts, half past", "tracking.tasks.reconcile_unwatched", 1, 45),
     Job("load instruments", "tracking.tasks.instruments_load", DAY, 60),

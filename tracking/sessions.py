@@ -51,6 +51,8 @@ def sessions_claim(*, keys: Collection[StreamKey], owner: str) -> set[StreamKey]
     rows = OrderTrackingSession.objects.filter(account_id__in=accounts)
     known = {StreamKey(*pair) for pair in rows.values_list("account_id", "market_type")}
     sessions_ensure(set(keys) - known)
+    if not rows.filter(_is_free()).exists():
+        return set()  # a standby finds this every time: it must not cost a write lock
     with transaction.atomic():
         # Rows that another process is taking right now are locked: they are its own, not worth a wait.
         free = [

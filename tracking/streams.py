@@ -20,22 +20,21 @@ from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
-from orders.clock import database_now
-from orders.services.deliveries import take_over_expired
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
 from tracking.resolver import gaps_sweep, resolve
 from tracking.sessions import RENEW_SECONDS, sessions_claim, sessions_renew
-from tracking.tasks import instruments_load
+from tracking.tasks import deliveries_take_over, instruments_load
 from tracking.threads import Threads
 from tracking.tickers import tickers_refresh
-from tracking.watch import StreamKey, streams_wanted
+from tracking.watch import Source, StreamKey, streams_wanted
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 2.0
 SWEEP_SECONDS = 30.0
+INSTRUMENTS_SECONDS = 30.0
 TICKER_LEASE = "tickers"
 TICKER_LEASE_SECONDS = 10.0
 LEDGER_THREADS = 4
@@ -63,8 +62,7 @@ class Streams:
         self._stopping = asyncio.Event()
         self._seen = _Seen(-1, frozenset(), {})
         self._renewed_at = float("-inf")
-        self._loaded: frozenset[StreamKey] = frozenset()
-        self._loading: asyncio.Task[int] | None = None
+        self._loaded: set[Source] = set()  # whose instruments this process has seen fresh
 
     def stop(self) -> None:
         self._stopping.set()
@@ -75,9 +73,10 @@ class Streams:
         logger.info("Streams process %s starts", self.owner)
         steps: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (LOOK_SECONDS, self._tend),
-            (SETTLE_SECONDS, lambda: self._network.run(_take_over)),
+            (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
             (SETTLE_SECONDS, lambda: self._network.run(resolve)),
             (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
+            (INSTRUMENTS_SECONDS, self._load_instruments),
             (settings.TICKER_SECONDS, lambda: self._network.run(_tickers, self.owner)),
         ]
         tasks = [asyncio.create_task(self._every(seconds, step)) for seconds, step in steps]
@@ -127,9 +126,6 @@ class Streams:
             follower = Follower(key, owner=self.owner, ledger=self._ledger, network=self._network)
             self.followers[key] = follower
             follower.start()
-        if wanted - self._loaded:
-            self._loaded = wanted
-            self._loading = asyncio.create_task(self._network.run(instruments_load))
 
     async def _renewed(self) -> set[StreamKey]:
         """Renew the leases at half their life; return the streams that are still ours."""
@@ -139,6 +135,10 @@ class Streams:
         held = await self._ledger.run(sessions_renew, owner=self.owner)
         self._renewed_at = now
         return held
+
+    async def _load_instruments(self) -> None:
+        """Load what trades where this process has not done so yet; what failed is tried again."""
+        self._loaded |= await self._network.run(instruments_load, frozenset(self._loaded))
 
     async def _stop_followers(self, keys: set[StreamKey], *, release: bool, reason: str) -> None:
         followers = [self.followers.pop(key) for key in keys]
@@ -167,10 +167,6 @@ def _login(account: Account) -> str:
         account.encrypted_passphrase,
     )
     return sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _take_over() -> int:
-    return take_over_expired(now=database_now())
 
 
 def _tickers(owner: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.instruments import instruments_refresh
@@ -11,16 +12,19 @@ from orders.services.deliveries import take_over_expired
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import gaps_sweep, resolve
 from tracking.sessions import sessions_unwatched
-from tracking.watch import accounts_by_source, streams_wanted
+from tracking.watch import Source, accounts_by_source, streams_wanted
 
 logger = logging.getLogger(__name__)
 
 
-def settle() -> None:
-    """Take over abandoned webhook deliveries and ask what became of orders nobody knows about."""
-    take_over_expired(now=database_now())
-    resolve()
-    gaps_sweep()
+def deliveries_take_over() -> int:
+    """Take over webhook deliveries whose process died; return how many got their answer."""
+    return take_over_expired(now=database_now())
+
+
+def orders_resolve() -> int:
+    """Ask what became of orders nobody knows about, and for fills that were not heard."""
+    return resolve() + gaps_sweep()
 
 
 def reconcile_unwatched() -> int:
@@ -34,12 +38,16 @@ def reconcile_unwatched() -> int:
     return done
 
 
-def instruments_load() -> int:
-    """Refresh what trades at every exchange in use; return how many instruments changed."""
-    changed = 0
-    for (exchange, environment, market_type), account in accounts_by_source(streams_wanted()).items():
+def instruments_load(loaded: Collection[Source] = ()) -> set[Source]:
+    """Refresh what trades at every exchange in use but those in `loaded`; return which could be asked."""
+    done: set[Source] = set()
+    for source, account in accounts_by_source(streams_wanted()).items():
+        if source in loaded:
+            continue
         try:
-            changed += instruments_refresh(account=account, market_type=market_type)
+            instruments_refresh(account=account, market_type=source[2])
         except (ExchangeError, TimeoutError) as exc:
-            logger.warning("Instruments of %s %s %s: %s", exchange, environment, market_type, exc)
-    return changed
+            logger.warning("Instruments of %s %s %s: %s", *source, exc)
+        else:
+            done.add(source)
+    return done

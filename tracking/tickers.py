@@ -15,6 +15,7 @@ from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account, LastPrice
 from orders.clock import database_now
 from orders.models import OpenOrder, OrderIntent, StrategyPosition
+from tracking.watch import Source
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ STALE_AFTER = timedelta(seconds=20)  # an unchanged price is written again, to s
 RECENT_INTENTS = 500
 RECENTLY = timedelta(hours=1)
 
-Source = tuple[str, str, str]  # exchange, environment, market type
 Prices = dict[str, Decimal]
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from exchanges.models import Account
 from orders.models import OpenOrder, StrategyAccount
 
+Source = tuple[str, str, str]  # exchange, environment, market type: what public data belongs to
+
 
 class StreamKey(NamedTuple):
     """One user stream: an account in one market."""
@@ -28,7 +30,7 @@ def streams_wanted() -> set[StreamKey]:
     return {StreamKey(*pair) for pair in (*traded, *unfinished)}
 
 
-def accounts_by_source(keys: Collection[StreamKey]) -> dict[tuple[str, str, str], Account]:
+def accounts_by_source(keys: Collection[StreamKey]) -> dict[Source, Account]:
     """Return one account for each (exchange, environment, market): public data is asked for once."""
     accounts = Account.objects.in_bulk({key.account_id for key in keys})
     return {

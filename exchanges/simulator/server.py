@@ -29,7 +29,6 @@ CONTROL = "_sim"
 # No access log: aiohttp asks the logger whether it is enabled, once per connection.
 _SILENT = logging.getLogger("exchanges.simulator.access")
 _SILENT.disabled = True
-MAX_BODY_BYTES = 1_000_000
 
 
 class _Handler(web.RequestHandler):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import uuid
+import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
-from tests.processes import System, running_system
+from tests.processes import Site
 
 CONFIG: dict[str, Any] = {
     "users": [{"username": "trader", "password": "a-long-enough-password-1"}],
@@ -52,38 +49,26 @@ QUICK = {
 
 
 @pytest.fixture
-def database_url() -> Iterator[str]:
-    """A new, empty PostgreSQL database beside the one of DATABASE_URL."""
-    base = os.environ.get("DATABASE_URL", "")
-    assert base.startswith("postgres"), "these tests need PostgreSQL: run them with `make test-services`"
-    name = f"tradehub_system_{uuid.uuid4().hex[:10]}"
-    parts = urlsplit(base)
-    with psycopg.connect(base, autocommit=True) as server:
-        server.execute(f'CREATE DATABASE "{name}"')
-        try:
-            yield urlunsplit(parts._replace(path=f"/{name}"))
-        finally:
-            server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-@pytest.fixture
-def system(database_url: str, tmp_path: Path) -> Iterator[System]:
-    redis_url = os.environ.get("REDIS_URL", "")
-    options = ("--fixed", "--account", "k1:s1", "--account", "k2:s2")
-    with running_system(
-        tmp_path, database_url=database_url, redis_url=redis_url, simulator_options=options, **QUICK
-    ) as running:
-        running.provision(CONFIG)
-        yield running
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Site.on_services(tmp_path, **QUICK) as made:
+        made.start_simulator("--fixed")
+        path = tmp_path / "provision.json"
+        path.write_text(json.dumps(CONFIG))
+        made.manage("provision", str(path))
+        yield made
 
 
 Rows = list[dict[str, Any]]
 
 
+def dsn(site: Site) -> str:
+    return site.database_url.replace("postgres://", "postgresql://", 1)
+
+
 @pytest.fixture
-def rows(database_url: str) -> Iterator[Callable[..., Rows]]:
+def rows(site: Site) -> Iterator[Callable[..., Rows]]:
     """Read the system's database directly: what is committed, whoever wrote it."""
-    with psycopg.connect(database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+    with psycopg.connect(dsn(site), autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
 
         def read(sql: str, *parameters: Any) -> Rows:
             return connection.execute(sql, parameters or None).fetchall()
@@ -96,8 +81,8 @@ class Gate:
 
     KEY = 4711
 
-    def __init__(self, database_url: str) -> None:
-        self._holder = psycopg.connect(database_url, autocommit=True)
+    def __init__(self, site: Site) -> None:
+        self._holder = psycopg.connect(dsn(site), autocommit=True)
         self._holder.execute(
             f"""
             CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -133,16 +118,10 @@ class Gate:
         self._holder.close()
 
 
-@contextmanager
-def _gate(database_url: str) -> Iterator[Gate]:
-    gate = Gate(database_url)
-    try:
-        yield gate
-    finally:
-        gate.close()
-
-
 @pytest.fixture
-def gate(system: System, database_url: str) -> Iterator[Gate]:
-    with _gate(database_url) as made:
+def gate(site: Site) -> Iterator[Gate]:
+    made = Gate(site)
+    try:
         yield made
+    finally:
+        made.close()

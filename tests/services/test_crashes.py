@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Answer, System, Web, wait_for
+from tests.processes import Answer, Process, Site, post_webhook, wait_until
 from tests.services.conftest import Gate
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(150)]
@@ -22,12 +22,12 @@ LADDER = [
 SIGNAL: dict[str, Any] = {"token": "token-two", "symbol": "BTC/USDT", "webhook_id": "w1", "orders": LADDER}
 
 
-def post_in_background(web: Web, payload: dict[str, Any]) -> tuple[threading.Thread, list[Answer]]:
+def post_in_background(web: Process, payload: dict[str, Any]) -> tuple[threading.Thread, list[Answer]]:
     answers: list[Answer] = []
 
     def post() -> None:
         try:
-            answers.append(web.post(payload))
+            answers.append(post_webhook(web, payload))
         except OSError:
             pass  # the process was killed under it, as the test wants
 
@@ -44,9 +44,9 @@ def answered(rows: Read) -> Callable[[], dict[str, Any] | None]:
     return look
 
 
-def assert_each_exists_once(system: System, rows: Read, *, orders: int) -> None:
+def assert_each_exists_once(site: Site, rows: Read, *, orders: int) -> None:
     """At the exchange: no client id twice, no intent with two orders. Here: each intent rests once."""
-    ledger = system.simulator.orders()
+    ledger = site.simulator.orders()
     client_ids = Counter(row["client_order_id"] for row in ledger)
     intents = Counter(client_id[:28] for client_id in client_ids)
     assert max(client_ids.values()) == 1
@@ -58,151 +58,154 @@ def assert_each_exists_once(system: System, rows: Read, *, orders: int) -> None:
 
 
 class TestKilledBetweenCommitAndSend:
-    def test_another_process_sends_what_never_left(self, system: System, rows: Read, gate: Gate) -> None:
+    def test_another_process_sends_what_never_left(self, site: Site, rows: Read, gate: Gate) -> None:
         market = {"order_type": "MARKET", "side": "buy", "quantity": "0.01"}
-        web = system.start_web()
+        web = site.start_web()
         post_in_background(web, SIGNAL | {"orders": [*LADDER, market]})
-        wait_for(gate.waiting, "the process to stand between commit and send")
+        wait_until(gate.waiting, what="the process to stand between commit and send")
         web.kill()
         gate.drop_who_waits()
         gate.open()
         assert len(rows("SELECT 1 FROM orders_orderintent")) == 16
-        assert system.simulator.orders() == []
+        assert site.simulator.orders() == []
 
-        system.start_streams()
+        site.start_streams()
 
-        delivery = wait_for(answered(rows), "another process to carry the signal out", seconds=30)
+        delivery = wait_until(answered(rows), what="another process to carry the signal out", seconds=30)
         assert delivery["response_status"] == 200
         assert delivery["response"]["summary"]["successful_orders"] == 16
-        ledger = system.simulator.orders()
+        ledger = site.simulator.orders()
         assert Counter(row["client_order_id"][:28] for row in ledger).most_common(1)[0][1] == 1
         assert len(ledger) == 16
-        wait_for(
+        wait_until(
             lambda: len(rows("SELECT 1 FROM orders_strategyposition WHERE quantity = 0.01")) == 2,
-            "both market orders to become positions",
+            what="both market orders to become positions",
         )
 
-    def test_the_senders_repeat_carries_it_out_too(self, system: System, rows: Read, gate: Gate) -> None:
-        web = system.start_web()
+    def test_the_senders_repeat_carries_it_out_too(self, site: Site, rows: Read, gate: Gate) -> None:
+        web = site.start_web()
         post_in_background(web, SIGNAL)
-        wait_for(gate.waiting, "the process to stand between commit and send")
+        wait_until(gate.waiting, what="the process to stand between commit and send")
         web.kill()
         gate.drop_who_waits()
         gate.open()
-        other = system.start_web()
-        assert other.post(SIGNAL)[0] in (200, 409)  # 409 while the dead process's lease still runs
+        other = site.start_web()
+        assert post_webhook(other, SIGNAL)[0] in (200, 409)  # 409 while the dead process's lease still runs
 
-        status, body = wait_for(
-            lambda: next((a for a in [other.post(SIGNAL)] if a[0] != 409), None), "the lease to end"
+        status, body = wait_until(
+            lambda: next((a for a in [post_webhook(other, SIGNAL)] if a[0] != 409), None),
+            what="the lease to end",
         )
 
         assert (status, body["duplicate"], body["summary"]["successful_orders"]) == (200, True, 14)
-        assert_each_exists_once(system, rows, orders=14)
+        assert_each_exists_once(site, rows, orders=14)
 
 
 class TestKilledWhileTheRequestIsOnItsWay:
     def test_limits_that_never_arrived_are_placed_anew_and_a_market_order_is_not(
-        self, system: System, rows: Read
+        self, site: Site, rows: Read
     ) -> None:
         market = {"order_type": "MARKET", "side": "buy", "quantity": "0.01"}
-        system.simulator.add_fault("delay_before", match={"method": "POST"}, seconds=30, times=None)
-        web = system.start_web()
+        site.simulator.add_fault("delay_before", match={"method": "POST"}, seconds=30, times=None)
+        web = site.start_web()
         limit_on_main = SIGNAL | {"token": "token-one", "orders": LADDER[:3]}
         post_in_background(web, limit_on_main)
-        wait_for(lambda: started(rows), "the request to leave")
+        wait_until(lambda: started(rows), what="the request to leave")
         web.kill()
-        web = system.start_web()
+        web = site.start_web()
         post_in_background(web, {"token": "token-two", "symbol": "BTC/USDT", "webhook_id": "w2", **market})
-        wait_for(lambda: len(started(rows)) == 2, "the market order's request to leave")
+        wait_until(lambda: len(started(rows)) == 2, what="the market order's request to leave")
         web.kill()
-        system.simulator.clear_faults()
-        assert system.simulator.orders() == []
+        site.simulator.clear_faults()
+        assert site.simulator.orders() == []
 
-        system.start_streams()
+        site.start_streams()
 
-        delivery = wait_for(answered(rows), "the proof of absence and the second placement", seconds=60)
+        delivery = wait_until(
+            answered(rows), what="the proof of absence and the second placement", seconds=60
+        )
         assert delivery["response"]["summary"]["successful_orders"] == 3
-        assert sorted(row["client_order_id"][-4:] for row in system.simulator.orders()) == ["0002"] * 3
-        failed = wait_for(lambda: rows("SELECT * FROM orders_failedorder"), "the market orders to fail")
-        wait_for(lambda: len(rows("SELECT 1 FROM orders_failedorder")) == 2, "both accounts' to fail")
+        assert sorted(row["client_order_id"][-4:] for row in site.simulator.orders()) == ["0002"] * 3
+        failed = wait_until(
+            lambda: rows("SELECT * FROM orders_failedorder"), what="the market orders to fail"
+        )
+        wait_until(lambda: len(rows("SELECT 1 FROM orders_failedorder")) == 2, what="both accounts' to fail")
         assert {row["order_type"] for row in failed} == {"MARKET"}
         assert failed[0]["reason"] == "Never placed on the exchange"
 
 
 class TestKilledBetweenAcceptAndRecord:
-    def test_the_orders_are_adopted(self, system: System, rows: Read) -> None:
+    def test_the_orders_are_adopted(self, site: Site, rows: Read) -> None:
         batches = {"method": "POST", "path": "/fapi/v1/batchOrders"}
-        system.simulator.add_fault("delay_after", match=batches, seconds=30, times=None)
-        web = system.start_web()
+        site.simulator.add_fault("delay_after", match=batches, seconds=30, times=None)
+        web = site.start_web()
         post_in_background(web, SIGNAL)
-        wait_for(lambda: len(system.simulator.orders()) == 14, "the exchange to accept everything")
+        wait_until(lambda: len(site.simulator.orders()) == 14, what="the exchange to accept everything")
         web.kill()
-        system.simulator.clear_faults()
+        site.simulator.clear_faults()
         assert {row["status"] for row in rows("SELECT status FROM orders_openorder")} == {"SUBMITTING"}
 
-        system.start_streams()
+        site.start_streams()
 
-        delivery = wait_for(answered(rows), "the orders to be found", seconds=60)
+        delivery = wait_until(answered(rows), what="the orders to be found", seconds=60)
         assert delivery["response"]["summary"]["exchange_submitted"] == 14
-        assert_each_exists_once(system, rows, orders=14)
+        assert_each_exists_once(site, rows, orders=14)
 
 
 class TestLostAnswer:
-    def test_the_orders_stay_submitting_and_are_found(self, system: System, rows: Read) -> None:
-        system.simulator.add_fault("drop_answer", match={"method": "POST"}, times=None)
-        web = system.start_web()
+    def test_the_orders_stay_submitting_and_are_found(self, site: Site, rows: Read) -> None:
+        site.simulator.add_fault("drop_answer", match={"method": "POST"}, times=None)
+        web = site.start_web()
 
-        status, body = web.post(SIGNAL)
+        status, body = post_webhook(web, SIGNAL)
 
         assert status == 200
         assert all(result["resolving"] for result in body["results"])
-        system.simulator.clear_faults()
-        system.start_streams()
-        wait_for(
+        site.simulator.clear_faults()
+        site.start_streams()
+        wait_until(
             lambda: not rows("SELECT 1 FROM orders_openorder WHERE status = 'SUBMITTING'"),
-            "the resolver to find the orders",
+            what="the resolver to find the orders",
         )
-        assert_each_exists_once(system, rows, orders=14)
+        assert_each_exists_once(site, rows, orders=14)
 
 
 class TestFrozenBeforeSending:
     def test_a_thawed_process_sends_nothing_that_was_settled(
-        self, system: System, rows: Read, gate: Gate
+        self, site: Site, rows: Read, gate: Gate
     ) -> None:
-        web = system.start_web()
+        web = site.start_web()
         _, answers = post_in_background(web, SIGNAL)
-        wait_for(gate.waiting, "the process to stand between commit and send")
+        wait_until(gate.waiting, what="the process to stand between commit and send")
         web.freeze()
         gate.open()  # the mark is written; the process does not get to hear of it
-        system.start_streams()
-        delivery = wait_for(answered(rows), "the others to settle it", seconds=60)
+        site.start_streams()
+        delivery = wait_until(answered(rows), what="the others to settle it", seconds=60)
         assert delivery["response"]["summary"]["exchange_submitted"] == 14
-        before = {row["client_order_id"] for row in system.simulator.orders()}
+        before = {row["client_order_id"] for row in site.simulator.orders()}
 
         web.thaw()
 
-        wait_for(lambda: answers, "the thawed process to answer", seconds=30)
-        assert {row["client_order_id"] for row in system.simulator.orders()} == before
+        wait_until(lambda: answers, what="the thawed process to answer", seconds=30)
+        assert {row["client_order_id"] for row in site.simulator.orders()} == before
         assert {client_id[-4:] for client_id in before} == {"0002"}
-        assert_each_exists_once(system, rows, orders=14)
+        assert_each_exists_once(site, rows, orders=14)
 
-    def test_a_process_that_lost_its_lease_sends_nothing(
-        self, system: System, rows: Read, gate: Gate
-    ) -> None:
-        web = system.start_web()
+    def test_a_process_that_lost_its_lease_sends_nothing(self, site: Site, rows: Read, gate: Gate) -> None:
+        web = site.start_web()
         _, answers = post_in_background(web, SIGNAL)
-        wait_for(gate.waiting, "the process to stand between commit and send")
+        wait_until(gate.waiting, what="the process to stand between commit and send")
         web.freeze()
         gate.drop_who_waits()  # its statement is gone, nothing is marked
         gate.open()
-        system.start_streams()
-        wait_for(answered(rows), "the others to carry it out", seconds=60)
+        site.start_streams()
+        wait_until(answered(rows), what="the others to carry it out", seconds=60)
 
         web.thaw()
 
-        wait_for(lambda: answers, "the thawed process to answer", seconds=30)
-        assert {row["client_order_id"][-4:] for row in system.simulator.orders()} == {"0001"}
-        assert_each_exists_once(system, rows, orders=14)
+        wait_until(lambda: answers, what="the thawed process to answer", seconds=30)
+        assert {row["client_order_id"][-4:] for row in site.simulator.orders()} == {"0001"}
+        assert_each_exists_once(site, rows, orders=14)
 
 
 def started(rows: Read) -> list[dict[str, Any]]:

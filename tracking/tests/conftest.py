@@ -3,10 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pytest_django import Settings
 
-from exchanges import access, runtime
+from exchanges import access, registry, runtime
 from exchanges.adapters.testing import FakeExchange
 from exchanges.models import Account
+from exchanges.simulator.testing import SimulatorProcess, simulator, simulator_process
+
+__all__ = ["simulator", "simulator_process"]
 
 
 class Exchanges:
@@ -28,3 +32,12 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchanges]:
     monkeypatch.setattr(access, "exchange_for", fakes)
     yield fakes
     runtime.stop()
+
+
+@pytest.fixture
+def on_simulator(simulator: SimulatorProcess, settings: Settings) -> Iterator[SimulatorProcess]:
+    """The run's simulator, and the real adapters talking to it."""
+    settings.SIMULATOR_URL = simulator.url
+    yield simulator
+    runtime.stop()
+    registry.forget()

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from orders.listing import EventRow
 from orders.models import OrderEvent, StrategyAccount
 from orders.selectors import Visible
 from orders.tests.rows import NOON, log_event, make_strategy_account
@@ -47,7 +48,7 @@ def simple_reader(owner: StrategyAccount, monkeypatch: pytest.MonkeyPatch) -> Ev
     return EventReader(EVERYBODY)
 
 
-def ids(rows: list[event_log.EventRow] | None) -> list[int]:
+def ids(rows: list[EventRow] | None) -> list[int]:
     assert rows is not None
     return [row.id for row in rows]
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
@@ -12,7 +9,6 @@ from django.db import OperationalError
 from django.db.models.functions import Now
 from pytest_django import Settings
 
-from exchanges import runtime
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     Fill,
@@ -39,9 +35,9 @@ from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.streams import Streams
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import make_account, make_resting, open_order, report, wait_until
+from tracking.tests.running import streams_process
 
 pytestmark = pytest.mark.django_db(transaction=True)
-Running = Callable[[], AbstractContextManager[Streams]]
 
 
 @pytest.fixture
@@ -52,32 +48,6 @@ def account(exchanges: Exchanges) -> Account:
 @pytest.fixture
 def exchange(exchanges: Exchanges, account: Account) -> FakeExchange:
     return exchanges.of(account)
-
-
-@contextmanager
-def streams_process() -> Iterator[Streams]:
-    """A streams process of ours in a thread, stopped the way SIGTERM stops it."""
-    runtime.stop()
-    started = threading.Event()
-    made: list[tuple[Streams, asyncio.AbstractEventLoop]] = []
-
-    async def main() -> None:
-        made.append((Streams(), asyncio.get_running_loop()))
-        started.set()
-        await made[0][0].run()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    assert started.wait(5)
-    process, loop = made[0]
-    try:
-        yield process
-    finally:
-        if thread.is_alive():
-            loop.call_soon_threadsafe(process.stop)
-        thread.join(15)
-        runtime.stop()
-        assert not thread.is_alive()
 
 
 def session() -> OrderTrackingSession:

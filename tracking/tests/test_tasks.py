@@ -16,7 +16,7 @@ from exchanges.models import Account, Instrument
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession
 from tracking.schedules import JOBS, schedules_register
-from tracking.tasks import instruments_load, reconcile_unwatched, settle
+from tracking.tasks import instruments_load, orders_resolve, reconcile_unwatched
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import FUTURES, long_ago, make_account, make_order, make_resting, open_order, send
 
@@ -67,19 +67,19 @@ class TestSchedulesRegister:
         Schedule.objects.all().delete()
         schedules_register()
 
-        first, second = Schedule.objects.filter(func="tracking.tasks.settle").order_by("next_run")
+        first, second = Schedule.objects.filter(func="tracking.tasks.orders_resolve").order_by("next_run")
 
         assert second.next_run - first.next_run == timedelta(seconds=30)
 
 
-class TestSettle:
+class TestOrdersResolve:
     def test_asks_about_unknown_orders(self, account: Account, exchange: FakeExchange) -> None:
         placement = make_order(account, planned_at=long_ago(seconds=22))
         exchange.lose_answer(placement.client_order_id, OutcomeUnknown("read timed out", venue="fake"))
         send(account, [placement])
         type(placement.open_order).objects.update(ask_at=long_ago(seconds=1))
 
-        settle()
+        assert orders_resolve() == 1
 
         order = open_order(placement)
         assert order is not None
@@ -124,11 +124,19 @@ class TestInstrumentsLoad:
         self, account: Account, exchange: FakeExchange
     ) -> None:
         make_account()
+        source = ("binance", "SIMULATOR", "FUTURES")
 
-        assert instruments_load() == 1
-        assert instruments_load() == 0
+        assert instruments_load() == {source}
+        assert instruments_load({source}) == set()
 
         assert Instrument.objects.get().symbol == "BTC/USDT"
+
+    def test_names_no_exchange_that_could_not_be_asked(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        exchange.fails_with = OutcomeUnknown("connection lost", venue="fake")
+
+        assert instruments_load() == set()
 
     def test_command_says_what_changed(self, account: Account, exchange: FakeExchange) -> None:
         out = StringIO()

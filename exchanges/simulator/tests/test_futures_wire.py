@@ -177,6 +177,41 @@ class TestBatch:
         assert by_id.data[0]["clientOrderId"] == "th-a"
 
 
+class TestHistory:
+    async def test_goes_forward_from_where_it_is_told_to_begin_else_shows_the_latest(
+        self, client: WireClient
+    ) -> None:
+        placed = [(await client.call("POST", ORDER, **limit_order(f"th-{i}"))).data for i in range(4)]
+
+        async def names(**params: object) -> list[str]:
+            reply = await client.call("GET", "/fapi/v1/allOrders", symbol="BTCUSDT", limit=2, **params)
+            return [row["clientOrderId"] for row in reply.data]
+
+        assert await names() == ["th-2", "th-3"]
+        assert await names(startTime=placed[0]["updateTime"]) == ["th-0", "th-1"]
+        assert await names(orderId=placed[1]["orderId"]) == ["th-1", "th-2"]
+
+    async def test_brings_the_fills_of_one_order(
+        self, client: WireClient, simulator: SimulatorProcess
+    ) -> None:
+        placed = [(await client.call("POST", ORDER, **limit_order(f"th-{i}"))).data for i in range(2)]
+        simulator.set_price("BTC/USDT", 90000)
+
+        trades = await client.call(
+            "GET", "/fapi/v1/userTrades", symbol="BTCUSDT", orderId=placed[1]["orderId"]
+        )
+
+        assert [trade["orderId"] for trade in trades.data] == [placed[1]["orderId"]]
+
+    async def test_spans_a_week_at_most(self, client: WireClient) -> None:
+        week = 7 * 24 * 3_600_000
+
+        good = await client.call("GET", "/fapi/v1/allOrders", symbol="BTCUSDT", startTime=1, endTime=1 + week)
+        bad = await client.call("GET", "/fapi/v1/allOrders", symbol="BTCUSDT", startTime=1, endTime=2 + week)
+
+        assert (good.status, bad.code) == (200, -1127)
+
+
 class TestHedgeMode:
     async def test_keeps_two_positions_of_one_symbol(self, client: WireClient) -> None:
         await client.call("POST", "/fapi/v1/positionSide/dual", dualSidePosition="true")

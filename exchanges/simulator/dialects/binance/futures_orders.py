@@ -32,6 +32,7 @@ CLIENT_ID = re.compile(r"[\.A-Z\:/a-z0-9_-]{1,36}")
 CLIENT_ID_RULE = "^[\\.A-Z\\:/a-z0-9_-]{1,36}$"
 MAX_BATCH_PLACE = 5
 MAX_BATCH_CANCEL = 10
+HISTORY_HOURS = 7 * 24  # the longest span of a listing
 CONDITIONAL_TYPES = {"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"}
 # Their word -> how the engine treats it, and whether it must not take.
 TIMES_IN_FORCE = {
@@ -142,29 +143,28 @@ class FuturesOrders:
 
     def all_orders(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
-        orders = self._account(call).history.get(instrument, [])
-        first_id = read.integer(call.params, "orderId") or 0
-        start, end, limit = read.span(call.params, default_limit=500)
+        first_id = read.integer(call.params, "orderId")
+        span = read.span(call.params, first_id=first_id, longest_hours=HISTORY_HOURS)
         rows = [
             order_row(order)
-            for order in orders
-            if order.order_id >= first_id and start <= order.created_ms <= end
+            for order in self._account(call).history.get(instrument, [])
+            if order.order_id >= (first_id or 0) and span.holds(order.created_ms)
         ]
-        return rows[:limit] if first_id else rows[-limit:]
+        return span.cut(rows)
 
     def user_trades(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
         order_id = read.integer(call.params, "orderId")
         first_id = read.integer(call.params, "fromId")
-        start, end, limit = read.span(call.params, default_limit=500)
+        span = read.span(call.params, first_id=first_id, longest_hours=HISTORY_HOURS)
         rows = [
             trade_row(order, fill)
             for order, fill in self._account(call).fills.get(instrument, [])
             if (order_id is None or order.order_id == order_id)
             and fill.trade_id >= (first_id or 0)
-            and start <= fill.time_ms <= end
+            and span.holds(fill.time_ms)
         ]
-        return rows[:limit] if first_id is not None else rows[-limit:]
+        return span.cut(rows)
 
     def orders_in(self, call: Call) -> list[OrderMark]:
         """Return the orders that a request names, for faults; junk names none."""
