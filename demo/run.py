@@ -124,7 +124,7 @@ def fetch(url: str) -> bytes:
 
 def started() -> dict[str, int]:
     """Return the process groups that honcho says it has started, by name."""
-    return {name: int(pid) for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", LOG.read_text())}
+    return {name: int(pid) for name, pid in re.findall(r"([\w.]+) started \(pid=(\d+)\)", LOG.read_text())}
 
 
 class Demo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from dataclasses import replace
 
 from exchanges import runtime
 from exchanges.adapters.base import Exchange
@@ -21,7 +22,7 @@ ADAPTERS: dict[tuple[str, MarketType], type[BinanceExchange]] = {
     ("binance", MarketType.FUTURES): BinanceFutures,
 }
 
-_Key = tuple[str, MarketType, Endpoints, str, float, float, float]
+_Key = tuple[str, MarketType, Endpoints, str, tuple[float, ...]]
 _adapters: dict[_Key, Exchange] = {}
 _symbols: dict[str, SymbolTable] = {}
 _lock = threading.Lock()
@@ -41,17 +42,18 @@ def adapter_for(
     timeout_seconds: float = REQUEST_SECONDS,
     connect_timeout_seconds: float = CONNECT_SECONDS,
     validity_seconds: float = 5.0,
+    rate_share: float = 1.0,
 ) -> Exchange:
     """Return the one adapter of these keys at these URLs, made on first use and kept.
 
     One adapter per set of keys is one order budget per account, and one memory of its leverage.
+    `rate_share` is this process's part of the exchange's limits, which all processes share.
     Raises UnsupportedOrder for an exchange or market that no adapter speaks for.
     """
     adapter_class = _adapter_class(exchange, market_type)
     account = _fingerprint(credentials)
-    key = (
-        exchange, market_type, endpoints, account, timeout_seconds, connect_timeout_seconds, validity_seconds,
-    )  # fmt: skip
+    options = (timeout_seconds, connect_timeout_seconds, validity_seconds, rate_share)
+    key = (exchange, market_type, endpoints, account, options)
     adapter = _adapters.get(key)
     if adapter is None:
         with _lock:
@@ -62,6 +64,7 @@ def adapter_for(
                     endpoints,
                     hosts=runtime.hosts,
                     account=account,
+                    rules=replace(adapter_class.rules, share=rate_share),
                     symbols=_symbols.setdefault(endpoints.rest, SymbolTable()),
                     timeout_seconds=timeout_seconds,
                     connect_timeout_seconds=connect_timeout_seconds,

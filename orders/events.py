@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 
 logger = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ class OrderFilled:
 
 Fact = EventsLogged | OrderFailed | OrderFilled
 _listeners: dict[type, list[Callable[[Any], None]]] = {}
+_alert_carriers: list[Callable[[], bool]] = []
 
 
 def subscribe(kind: type, listener: Callable[[Any], None]) -> None:
@@ -52,6 +52,16 @@ def publish(*facts: Fact) -> None:
             transaction.on_commit(partial(listener, fact), robust=True)
 
 
+def carry_alerts(is_ready: Callable[[], bool]) -> None:
+    """Promise to tell a person of every failed order written with `alert_sent` while `is_ready()` says so.
+
+    The row is what is promised, not the fact: a carrier also finds those whose process died at its commit.
+    `is_ready` is asked on the way of every order: no query, no waiting.
+    """
+    if is_ready not in _alert_carriers:
+        _alert_carriers.append(is_ready)
+
+
 def alerts_enabled() -> bool:
-    """Tell whether a failed order's alert has a way to reach a person."""
-    return bool(settings.TELEGRAM_BOT_TOKEN and settings.TELEGRAM_CHAT_ID)
+    """Tell whether a failed order that is written now will have its alert."""
+    return any(is_ready() for is_ready in _alert_carriers)

@@ -1,5 +1,6 @@
 """Every row lock of this room, in the one order: books, intents, positions, each by id.
 
+Keys never change, so the locks let others insert rows that refer to these (`no_key`).
 On SQLite the write transaction itself is the lock and `select_for_update` says nothing.
 """
 
@@ -21,7 +22,7 @@ def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
     """
     version = ConfigVersion.objects.filter(pk=1).values("version")
     return (
-        Book.objects.select_for_update(of=("self",))
+        Book.objects.select_for_update(of=("self",), no_key=True)
         .filter(pk__in=book_ids)
         .annotate(config_version=Subquery(version))
         .order_by("pk")
@@ -29,12 +30,16 @@ def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
 
 
 def intents_for_update(**lookup: object) -> QuerySet[OrderIntent]:
-    return OrderIntent.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")
+    return OrderIntent.objects.select_for_update(of=("self",), no_key=True).filter(**lookup).order_by("pk")
 
 
 def positions_for_update(**lookup: object) -> QuerySet[StrategyPosition]:
-    return StrategyPosition.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")
+    return (
+        StrategyPosition.objects.select_for_update(of=("self",), no_key=True).filter(**lookup).order_by("pk")
+    )
 
 
 def deliveries_for_update(**lookup: object) -> QuerySet[WebhookDelivery]:
-    return WebhookDelivery.objects.select_for_update(of=("self",)).filter(**lookup).order_by("pk")
+    return (
+        WebhookDelivery.objects.select_for_update(of=("self",), no_key=True).filter(**lookup).order_by("pk")
+    )

@@ -16,6 +16,11 @@ TICKER_LENGTH = 50
 LOOK_BACK = timedelta(seconds=10)  # no transaction of ours lasts longer
 
 
+def look_back() -> timedelta:
+    """How long after a higher id a lower one may still appear."""
+    return LOOK_BACK if connection.vendor == "postgresql" else timedelta(0)
+
+
 class EventReader:
     """One reader's place in the part of the log that it may see.
 
@@ -28,7 +33,7 @@ class EventReader:
     def __init__(self, visible: Visible, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._visible = visible
         self._clock = clock
-        self._look_back = LOOK_BACK if connection.vendor == "postgresql" else timedelta(0)
+        self._look_back = look_back()
         self._floor = 0
         self._seen: dict[int, float] = {}  # id above the floor -> when it was first seen
         self.last_id = 0

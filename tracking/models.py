@@ -14,6 +14,17 @@ class SessionStatus(models.TextChoices):
     ERROR = "error", "Error"
 
 
+class Lease(models.Model):
+    """A name that one process at a time may hold, until the database's clock says that its time is up."""
+
+    name = models.CharField(max_length=80, unique=True)
+    owner = models.CharField(max_length=64, blank=True, default="")
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.owner}"
+
+
 class OrderTrackingSession(models.Model):
     """The lease on one account's user stream (per market type): one process follows it at a time."""
 
@@ -61,11 +72,19 @@ class UnmatchedReport(models.Model):
     exchange_order_id = models.CharField(max_length=64, blank=True, default="")
     state = models.CharField(max_length=12, choices=State.choices, default=State.WAITING)
     report = models.JSONField(default=dict)  # the normalised report, decimals as text
+    trade_ids = models.JSONField(default=list, blank=True)  # fills of an external order that were shown
     error = models.CharField(max_length=500, blank=True, default="")
     received_at = models.DateTimeField()
 
     class Meta:
         indexes = [models.Index(fields=["account", "state"], name="unmatched_by_account")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "market_type", "symbol", "exchange_order_id"],
+                condition=models.Q(state="EXTERNAL"),
+                name="one_row_per_external_order",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.exchange_order_id or self.client_order_id} {self.state}"

@@ -5,6 +5,7 @@ import os
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import re_path
 
@@ -16,14 +17,15 @@ from orders.services import warmup  # noqa: E402
 from orders.webhook.views import webhook  # noqa: E402
 from tracking.routing import websocket_urlpatterns  # noqa: E402
 
-warmup.start()
+if not settings.TESTING:  # a test that imports this module has no database to warm
+    warmup.start()
 
 application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                re_path(r"^api/webhook/?$", webhook),  # type: ignore[arg-type,list-item]
-                re_path(r"", django_application),  # type: ignore[arg-type,list-item]
+                re_path(r"^api/webhook/?$", webhook),  # type: ignore[arg-type, list-item]
+                re_path(r"", django_application),  # type: ignore[arg-type, list-item]
             ]
         ),
         # A browser sends our cookies to a socket whatever page opens it: the origin tells which are ours.

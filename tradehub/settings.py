@@ -69,6 +69,7 @@ X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": security.PAGE_POLICY}
 
 INSTALLED_APPS = [
+    "tradehub",  # first: its qcluster command wraps django-q2's
     "daphne",
     "unfold",
     "unfold.contrib.filters",
@@ -204,7 +205,7 @@ REST_FRAMEWORK = {
 WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
-WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=16)
+WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
 DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
@@ -221,6 +222,7 @@ TICKER_SECONDS = env.float("TICKER_SECONDS", default=2.0)
 
 TELEGRAM_BOT_TOKEN = env.str("TELEGRAM_BOT_TOKEN", default="")
 TELEGRAM_CHAT_ID = env.str("TELEGRAM_CHAT_ID", default="")
+TELEGRAM_API_URL = env.str("TELEGRAM_API_URL", default="https://api.telegram.org")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOG_JSON = env.bool("LOG_JSON", default=not DEBUG and not TESTING)

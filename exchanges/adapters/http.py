@@ -171,7 +171,8 @@ def _new_session() -> aiohttp.ClientSession:
         connector=connector,
         request_class=LastCheckRequest,
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=True,
+        headers={"User-Agent": "tradehub"},
+        skip_auto_headers=["Content-Type"],  # a POST without a body has none
     )
 
 
@@ -307,6 +308,7 @@ class RestClient:
 
         Raises: NotSent, what `judge` makes of the reply, OutcomeUnknown for all else.
         """
+        began_at = time.monotonic()
         try:
             return await self._send_once(call)
         except NotSent as exc:
@@ -315,7 +317,7 @@ class RestClient:
         except ExchangeError as exc:
             if exc.venue_code not in self._clock_codes or not call.signed or _is_over(call):
                 raise
-            await self.read_clock(not_before=time.monotonic())
+            await self.read_clock(not_before=began_at)
         return await self._send_once(call)
 
     async def _send_once(self, call: Call) -> Any:
@@ -362,7 +364,6 @@ class RestClient:
                 data=call.body or None,
                 timeout=timeout,
                 allow_redirects=False,
-                max_line_size=65536,
             ) as response:
                 return response.status, response.headers, await response.read()
         except TooLate:
@@ -417,7 +418,12 @@ class RestClient:
         asked_at = time.monotonic()
         body = await self._send_once(Call("GET", self._clock_path, urgent=True))
         answered_at = time.monotonic()
-        self.host.clock.set(float(body[self._clock_field]), asked_at=asked_at, answered_at=answered_at)
+        try:
+            server_ms = float(body[self._clock_field])
+        except (KeyError, TypeError, ValueError):
+            text = self.mask(f"unreadable answer to {self._clock_path}: {body!r}")
+            raise OutcomeUnknown(text, venue=self.venue, error_type=ErrorType.UNKNOWN) from None
+        self.host.clock.set(server_ms, asked_at=asked_at, answered_at=answered_at)
         return answered_at - asked_at
 
     async def warm_up(self, connections: int) -> None:

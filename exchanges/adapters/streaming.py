@@ -23,7 +23,7 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 PING_SECONDS = 20.0  # a pong must be here within half of it
 _ORDERLY_CODES = frozenset({1000, 1001, 1012})  # normal, going away, service restart
-_ALIVE_SECONDS = 1.0  # shorter lives do not count as having worked
+ALIVE_SECONDS = 1.0  # shorter lives do not count as having worked
 _RAW_LENGTH = 4000
 
 
@@ -68,7 +68,7 @@ class AccountStream(ABC):
                 reason = f"{type(exc).__name__}: {exc}"
                 at_least = (exc.retry_after or 0.0) if isinstance(exc, RefusedForNow) else 0.0
             yield StreamStateChange(StreamState.DISCONNECTED, self.mask(reason))
-            has_worked = time.monotonic() - began_at >= _ALIVE_SECONDS
+            has_worked = time.monotonic() - began_at >= ALIVE_SECONDS
             failures = 0 if has_worked else failures + 1
             if not (is_orderly and has_worked):
                 await asyncio.sleep(max(at_least, delay_after(failures)))

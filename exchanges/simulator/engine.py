@@ -174,14 +174,20 @@ class Venue:
             listener(book.instrument)
 
     def fill(self, order: Order, quantity: Decimal | None, price: Decimal | None) -> None:
-        """Fill a resting order by hand, whatever the market price; in full by default."""
+        """Fill a resting order by hand, whatever the market price; in full by default.
+
+        The price is the order's limit unless a better one is given.
+        """
         if not order.status.is_open or order.is_waiting_stop:
             raise Refusal(Reason.UNKNOWN_ORDER)
-        wanted = order.remaining if quantity is None else quantity
-        if not 0 < wanted <= order.remaining:
+        wanted = self._room(order) if quantity is None else quantity
+        if not 0 < wanted <= self._room(order):
             raise Refusal(Reason.QUANTITY_TOO_LARGE)
-        at = price or order.price
+        at = order.price if price is None else price
         assert at is not None  # a market order never rests
+        assert order.price is not None
+        if at <= 0 or (at > order.price if order.side is Side.BUY else at < order.price):
+            raise Refusal(Reason.PRICE_RANGE)
         self._trade(order, None, at, wanted, is_maker=True)
 
     # -- inside ----------------------------------------------------------------------------

@@ -7,7 +7,8 @@ request   delay_before  wait `seconds` before the exchange looks at the request
           reject        refuse with `status`, `code`, `msg`; of a batch only the matching orders
           echo_secret   refuse with a text that contains the api key, signature and query
           delay_after   hold the answer for `seconds` after accepting
-          drop_answer   close the connection after accepting
+          drop_answer   close the connection without an answer; after accepting, unless
+                        `stage` is before
 stream    stream_drop, stream_duplicate, stream_reorder   the message matched by `event`
           stream_refuse   refuse the connection with `status`
 """
@@ -90,7 +91,7 @@ class Fault:
     match: Match = field(default_factory=Match)
     times: int | None = 1
     seconds: float = 0.0
-    stage: str = "before"
+    stage: str = ""  # "before" or "after" accepting
     status: int = 400
     body: str = ""
     code: int = -1000
@@ -104,13 +105,16 @@ class Fault:
         known = {f.name for f in fields(cls)} - {"hits"}
         if unknown := set(data) - known:
             raise ValueError(f"unknown fault fields: {', '.join(sorted(unknown))}")
-        if data.get("stage", "before") not in ("before", "after"):
+        kind = FaultKind(data.get("kind", ""))
+        default_stage = "after" if kind is FaultKind.DROP_ANSWER else "before"
+        stage = data.get("stage", default_stage)
+        if stage not in ("before", "after"):
             raise ValueError("stage must be before or after")
         match = data.get("match") or {}
         if unknown := set(match) - {f.name for f in fields(Match)}:
             raise ValueError(f"unknown match fields: {', '.join(sorted(unknown))}")
-        rest = {name: value for name, value in data.items() if name not in ("kind", "match")}
-        return cls(kind=FaultKind(data.get("kind", "")), match=Match(**match), **rest)
+        rest = {name: value for name, value in data.items() if name not in ("kind", "match", "stage")}
+        return cls(kind=kind, match=Match(**match), stage=stage, **rest)
 
     @property
     def is_spent(self) -> bool:
@@ -129,16 +133,16 @@ class Faults:
     def clear(self) -> None:
         self.active.clear()
 
-    def for_call(self, call: Call, marks: list[OrderMark]) -> dict[FaultKind, Fault]:
+    def for_call(self, call: Call, marks: list[OrderMark], *, places: bool) -> dict[FaultKind, Fault]:
         """Take the faults that hit this request, at most one of a kind.
 
-        A `reject` that names orders is left for `rejecting`, order by order.
+        If the request `places` orders, a `reject` that names orders is left for `rejecting`.
         """
         found: dict[FaultKind, Fault] = {}
         for fault in list(self.active):
             if fault.kind not in REQUEST_KINDS or fault.kind in found:
                 continue
-            if fault.kind is FaultKind.REJECT and len(marks) > 0 and fault.match.names_an_order:
+            if fault.kind is FaultKind.REJECT and places and fault.match.names_an_order:
                 continue
             if fault.match.fits_call(call, marks):
                 self._use(fault)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import ipaddress
 import logging
 import signal
@@ -28,7 +29,6 @@ CONTROL = "_sim"
 # No access log: aiohttp asks the logger whether it is enabled, once per connection.
 _SILENT = logging.getLogger("exchanges.simulator.access")
 _SILENT.disabled = True
-MAX_BODY_BYTES = 1_000_000
 
 
 class _Handler(web.RequestHandler):
@@ -90,7 +90,9 @@ class Gate:
         found: dict[FaultKind, Fault] = {}
         if simulator.faults.active:
             call.api_key = call.headers.get("X-MBX-APIKEY", "")
-            found = simulator.faults.for_call(call, dialect.orders_in(call))
+            found = simulator.faults.for_call(
+                call, dialect.orders_in(call), places=dialect.places_orders(call)
+            )
         held = found.get(FaultKind.DELAY_BEFORE)
         wait = one_way + (held.seconds if held is not None else 0.0)
         if wait > 0:
@@ -100,6 +102,9 @@ class Gate:
                 return refused
             if request.transport is None or request.transport.is_closing():
                 return _NOBODY  # the client went away: what it sent never arrived
+        dropped = found.get(FaultKind.DROP_ANSWER)
+        if dropped is not None and dropped.stage == "before":
+            return _hang_up(request)
         answer = _spoil(found, "before", call) or dialect.answer(call)
         if found:
             answer = _spoil(found, "after", call) or answer
@@ -107,12 +112,22 @@ class Gate:
                 await asyncio.sleep(late.seconds)
         if one_way > 0:
             await asyncio.sleep(one_way)
-        if FaultKind.DROP_ANSWER in found and request.transport is not None:
-            request.transport.close()
-        return answer
+        return answer if dropped is None else _hang_up(request)
 
 
 _NOBODY = Answer(499, "")
+# What a status says when the fault brings no body. Source: fact sheet A5, B4.
+_BODIES = {
+    418: {"code": -1003, "msg": "Way too many requests; IP banned."},
+    429: {"code": -1003, "msg": "Too many requests."},
+    503: {"code": -1000, "msg": "Unknown error, please check your request or try again later."},
+}
+
+
+def _hang_up(request: web.BaseRequest) -> Answer:
+    if request.transport is not None:
+        request.transport.close()
+    return _NOBODY
 
 
 def _spoil(found: dict[FaultKind, Fault], stage: str, call: Call) -> Answer | None:
@@ -120,7 +135,8 @@ def _spoil(found: dict[FaultKind, Fault], stage: str, call: Call) -> Answer | No
     fault = found.get(FaultKind.STATUS)
     if fault is not None and fault.stage == stage:
         headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-        return Answer(fault.status, fault.body, headers)
+        body = fault.body or encode(_BODIES.get(fault.status, {}))
+        return Answer(fault.status, body, headers)
     if stage != "before":
         return None
     if (fault := found.get(FaultKind.REJECT)) is not None:
@@ -140,6 +156,9 @@ async def serve(options: Options, *, host: str, port: int) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    # What lives by now lives on; the rest are orders, which are kept for ever anyway.
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
     simulator.start()
     bound_host, bound_port = listener.sockets[0].getsockname()[:2]
     sys.stdout.write(f"simulator listening on http://{bound_host}:{bound_port}\n")

@@ -100,7 +100,6 @@ class Reason(StrEnum):
     NOTIONAL_TOO_SMALL = "NOTIONAL_TOO_SMALL"
     NOTIONAL_TOO_LARGE = "NOTIONAL_TOO_LARGE"
     UNKNOWN_ORDER = "UNKNOWN_ORDER"
-    HALTED = "HALTED"
 
 
 class Refusal(Exception):

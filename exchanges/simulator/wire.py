@@ -83,11 +83,14 @@ class Dialect(Protocol):
     async def stream(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         """Serve a WebSocket."""
 
+    def places_orders(self, call: Call) -> bool:
+        """Tell whether a request places orders, each of which may be refused on its own."""
+
     def conditional_rows(self) -> list[dict[str, Any]]:
         """Return the ledger rows of orders that the engine does not know until they trigger."""
 
     def reset(self) -> None:
-        """Forget everything that belongs to the venue that was reset."""
+        """Forget what the dialect keeps beside its venue, which was reset."""
 
 
 def parse_form(text: str) -> Params:

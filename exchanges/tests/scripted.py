@@ -62,6 +62,7 @@ class ScriptedServer:
         self.url = ""
         self.sockets: list[web.WebSocketResponse] = []
         self.heard: list[Any] = []  # by the websockets
+        self.is_deaf = False  # answers no ping of a websocket
         self.greeting: Callable[[Any], list[Any]] = lambda message: []
         self._loop = asyncio.new_event_loop()
         self._stopped = threading.Event()
@@ -130,7 +131,7 @@ class ScriptedServer:
         return found if isinstance(found, Reply) else found(seen)
 
     async def _handle_socket(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(autoping=not self.is_deaf)
         await socket.prepare(request)
         self.heard.append(request.path)
         self.sockets.append(socket)

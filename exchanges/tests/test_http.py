@@ -248,6 +248,9 @@ class TestClock:
         assert server.paths() == [f"POST {ORDER}", "GET /fapi/v1/time", f"POST {ORDER}"]
         assert await client.send(make_order()) == {"orderId": 7}
         assert len(server.requests) == 4  # learned
+        server_ms += 60_000
+        assert await client.send(make_order()) == {"orderId": 7}
+        assert len(server.requests) == 7  # and learned anew
 
     async def test_is_read_once_for_many_requests_at_once(self, server: ScriptedServer, hosts: Hosts) -> None:
         server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": 1_700_000_000_000})

@@ -102,6 +102,14 @@ class TestBan:
             await _take(limits)
         assert caught.value.retry_after == pytest.approx(30, abs=1)
 
+    async def test_is_told_at_once_even_where_one_would_have_to_wait(self) -> None:
+        limits = HostLimits("x", RULES)
+        limits.learn({"USED": "96"}, account="a", server_seconds=0)  # a minute
+        limits.ban(30, "banned")
+        async with asyncio.timeout(1):
+            with pytest.raises(RateLimited):
+                await _read(limits)
+
     async def test_is_never_shortened_and_announced_once(self) -> None:
         heard: list[float] = []
         limits = HostLimits("x", RULES, on_ban=lambda until, reason: heard.append(until))

@@ -24,16 +24,16 @@ from orders.services.acceptance import Accepted, ConfigChanged, accept
 from orders.services.cancellation import cancels_send
 from orders.services.settlement import Applied
 from orders.webhook import authentication
-from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal
+from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal, time_out
 from orders.webhook.authentication import Caller
 from orders.webhook.planning import AccountsOff, make_plan
+from orders.webhook.redaction import redact
 from orders.webhook.serializers import (
     Fault,
     OrderSpec,
     PayloadFault,
     decode,
     order_specs,
-    redact,
     signal_time,
 )
 
@@ -73,16 +73,23 @@ class _Answered(Exception):
 def webhook_receive(incoming: Incoming) -> WebhookAnswer:
     """Work one webhook to its end and return its answer. Blocks while the exchange answers.
 
-    Never raises for what the sender or the database did: a database that cannot be reached before
-    the commit is a 503, which means that nothing was written and nothing was sent.
+    Never raises. Whatever breaks before the commit is a 503: nothing was written and nothing was sent,
+    the sender may send again. After the commit there is no 5xx any more: the delivery stands, and is
+    carried on by whoever finds its lease ended.
     """
+    intake = _Intake(incoming)
     try:
-        return _Intake(incoming).run()
+        accepted = intake.accept()
     except _Answered as known:
         return known.answer
-    except DatabaseError:
+    except Exception:
         logger.exception("Webhook could not be planned")
-        return refusal(503, "unavailable", "The order could not be planned; nothing was done. Send it again.")
+        return intake.answer_unplanned()
+    try:
+        return intake.carry_out(accepted)
+    except Exception:
+        logger.exception("Webhook %s broke after its commit; its lease will end", incoming.webhook_id)
+        return time_out(incoming.webhook_id)
 
 
 class _Intake:
@@ -90,8 +97,11 @@ class _Intake:
         self.incoming = incoming
         self.payload: dict[str, Any] = {}
         self.payload_hash = hashlib.sha256(incoming.body).hexdigest()
+        self.committing = False
+        self.pause = threading.Event()  # never set: something to wait on
 
-    def run(self) -> WebhookAnswer:
+    def accept(self) -> Accepted:
+        """Authenticate, plan and commit. Raises _Answered where the webhook ends before that."""
         incoming = self.incoming
         if not authentication.sender_allowed(incoming.address):
             raise _Answered(refusal(403, "sender_not_allowed", "This address may not send webhooks here."))
@@ -111,7 +121,36 @@ class _Intake:
         incoming.note("validated_ms")
         accepted = self._plan_and_commit(caller, strategy, specs)
         incoming.note("planned_ms")
-        return self._carry_out(accepted)
+        return accepted
+
+    def answer_unplanned(self) -> WebhookAnswer:
+        """Answer after a fault on our side: 503 only where it is sure that nothing was written.
+
+        A commit whose confirmation was lost may stand all the same; then the delivery is there, and
+        it is carried out from its rows.
+        """
+        sentence = "The order could not be planned; nothing was done. Send it again."
+        nothing_done = refusal(503, "unavailable", sentence, webhook_id=self.incoming.webhook_id)
+        if not self.committing:
+            return nothing_done
+        for pause in (0.0, 0.3, 1.0):
+            self.pause.wait(pause)
+            try:
+                close_old_connections()
+                mine = WebhookDelivery.objects.filter(
+                    webhook_id=self.incoming.webhook_id,
+                    payload_hash=self.payload_hash,
+                    lease_owner=deliveries.owner(),
+                    state=DeliveryState.WORKING,
+                )
+                if not mine.update(lease_expires_at=database_now()):
+                    return nothing_done
+                return deliveries.take_over(mine.values_list("pk", flat=True)[0]) or time_out(
+                    self.incoming.webhook_id
+                )
+            except DatabaseError:
+                logger.warning("Whether %s was committed is not known yet", self.incoming.webhook_id)
+        return time_out(self.incoming.webhook_id)
 
     # --- who and what -----------------------------------------------------------------------------
 
@@ -183,7 +222,7 @@ class _Intake:
             webhook_id=incoming.webhook_id or str(ULID()),
             received_at=now - timedelta(seconds=time.monotonic() - incoming.arrived),
             source_address=incoming.address,
-            payload=redact(text, self.payload) if self.payload else "",
+            payload=redact(text, self.payload, known=[incoming.token or ""]) if self.payload else "",
             payload_hash=self.payload_hash if strategy_id else "",
             lease_owner=deliveries.owner(),
             lease_expires_at=deliveries.lease_until(now),
@@ -236,6 +275,7 @@ class _Intake:
                 raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
             now = self.clock.now()
             delivery = self._delivery(strategy.id, now)
+            self.committing = True
             try:
                 return accept(
                     delivery=delivery,
@@ -246,6 +286,7 @@ class _Intake:
                     now=now,
                 )
             except ConfigChanged:
+                self.committing = False
                 # A switch may have been flipped: begin again with what stands now.
                 again = self._authenticate()
                 if again.refusal is not None:
@@ -257,7 +298,7 @@ class _Intake:
                 raise _Answered(self._first_answer(strategy.id)) from None
         raise DatabaseError("the configuration kept changing while the webhook was planned")
 
-    def _carry_out(self, accepted: Accepted) -> WebhookAnswer:
+    def carry_out(self, accepted: Accepted) -> WebhookAnswer:
         delivery, incoming = accepted.delivery, self.incoming
         deliveries.keeper.hold(delivery.pk)
         try:

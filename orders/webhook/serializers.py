@@ -20,6 +20,8 @@ from exchanges.adapters.types import MarketType, OrderType, Side
 MAX_ORDERS = 30
 MAX_DIGITS = 20  # before the decimal point: more is a slip of the keyboard, not an order
 MAX_DECIMALS = 18
+MAX_TEXT = 64
+MAX_DEPTH = 32  # of nesting: deeper than any alert, far from the interpreter's own limit
 
 ACTIONS = ("MARKET", "LIMIT", "STOP_MARKET", "STOP_LIMIT", "CANCEL", "CANCEL_ALL_ORDER")
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -67,10 +69,35 @@ def decode(body: bytes) -> dict[str, Any]:
             value = json.loads(candidate, parse_float=Decimal, parse_int=Decimal, parse_constant=str)
         except (ValueError, RecursionError, InvalidOperation):
             continue
-        if isinstance(value, dict):
-            return value
-        raise PayloadFault("invalid_json", Fault("body", "the body must be a JSON object: {…}"))
+        if not isinstance(value, dict):
+            raise PayloadFault("invalid_json", Fault("body", "the body must be a JSON object: {…}"))
+        if oddity := _oddity(value):
+            raise PayloadFault("invalid_json", Fault("body", oddity))
+        return value
     raise PayloadFault("invalid_json", Fault("body", "the body is not valid JSON"))
+
+
+def _oddity(value: Any, depth: int = 0) -> str | None:
+    """Say what JSON allows and nobody after us could store: endless nesting, half a character."""
+    if depth > MAX_DEPTH:
+        return f"the body is nested deeper than {MAX_DEPTH} levels"
+    if isinstance(value, str):
+        return None if value.isascii() or _is_encodable(value) else "the body has a broken character"
+    if isinstance(value, dict):
+        found = (_oddity(one, depth + 1) for pair in value.items() for one in pair)
+    elif isinstance(value, list):
+        found = (_oddity(one, depth + 1) for one in value)
+    else:
+        return None
+    return next(filter(None, found), None)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # one half of a surrogate pair
+        return False
+    return True
 
 
 def _readings(text: str) -> list[str]:
@@ -96,10 +123,21 @@ def _number(value: Any) -> Decimal | None:
         raise PydanticCustomError("number", "must be a number")
     if number and number.adjusted() >= MAX_DIGITS:
         raise PydanticCustomError("number", "is too large")
-    exponent = number.normalize().as_tuple().exponent
-    if isinstance(exponent, int) and -exponent > MAX_DECIMALS:
+    return _without_spare_zeros(number)
+
+
+def _without_spare_zeros(number: Decimal) -> Decimal:
+    """Refuse more decimals than we keep; zeros at the end are none. Exact, whatever the length."""
+    sign, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int)  # it is finite
+    if exponent >= -MAX_DECIMALS:
+        return number
+    if not number:
+        return Decimal(0)
+    spare = next(count for count, digit in enumerate(reversed(digits)) if digit)
+    if exponent + spare < -MAX_DECIMALS:
         raise PydanticCustomError("number", f"has more than {MAX_DECIMALS} decimals")
-    return number
+    return Decimal((sign, digits[: len(digits) - spare], exponent + spare))
 
 
 def _positive(value: Any) -> Decimal | None:
@@ -120,12 +158,12 @@ def _text(value: Any) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, Decimal):
-        return format(value, "f")
+        value = format(value, "f") if abs(value.adjusted()) < MAX_TEXT else str(value)
     if not isinstance(value, str):
         raise PydanticCustomError("text", "must be text")
     text = value.strip()
-    if len(text) > 64 or "\0" in text:
-        raise PydanticCustomError("text", "is not a usable text of at most 64 characters")
+    if len(text) > MAX_TEXT or "\0" in text:
+        raise PydanticCustomError("text", f"is not a usable text of at most {MAX_TEXT} characters")
     return text or None
 
 
@@ -270,7 +308,7 @@ def _missing(fields: OrderFields, wrong: dict[str, str]) -> dict[str, str]:
     if fields.order_type is None:
         found["order_type"] = "is missing"
     elif fields.order_type == "CANCEL":
-        if not fields.order_id and not fields.client_order_id:
+        if not fields.order_id and not fields.client_order_id and "client_order_id" not in wrong:
             found["order_id"] = "is missing: CANCEL needs order_id or client_order_id"
     elif fields.order_type != "CANCEL_ALL_ORDER":
         closes = fields.qty_per is not None and fields.qty_per < 0
@@ -281,7 +319,7 @@ def _missing(fields: OrderFields, wrong: dict[str, str]) -> dict[str, str]:
         for name in REQUIRED[fields.order_type]:
             if getattr(fields, name) is None:
                 found[name] = f"is missing: {fields.order_type} needs it"
-        if fields.qty_per is None and fields.quantity is None:
+        if fields.qty_per is None and fields.quantity is None and "quantity" not in wrong:
             found["qty_per"] = "is missing: give qty_per or quantity"
         elif fields.qty_per is not None and fields.quantity is not None:
             found["quantity"] = "cannot stand beside qty_per: give one of them"
@@ -301,7 +339,7 @@ def signal_time(payload: dict[str, Any]) -> datetime | None:
     fault = PayloadFault(
         "invalid_payload", Fault("timestamp", "must be ISO 8601, or epoch seconds or milliseconds")
     )
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.strip().isdigit():  # 1764112500123 is also a day of 1764
         try:
             parsed = datetime.fromisoformat(value.strip())
         except ValueError:
@@ -316,44 +354,3 @@ def signal_time(payload: dict[str, Any]) -> datetime | None:
         return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(seconds * 1_000_000))
     except (PydanticCustomError, OverflowError, ValueError) as exc:
         raise fault from exc
-
-
-def redact(text: str, payload: dict[str, Any]) -> str:
-    """Return the delivered text with every token in it replaced, otherwise as it came in."""
-    secrets = sorted(_secrets(payload), key=len, reverse=True)
-    for secret in secrets:
-        text = text.replace(json.dumps(secret)[1:-1], REDACTED).replace(secret, REDACTED)
-    try:
-        leftover = _secrets(decode(text.encode())) - {REDACTED}
-    except PayloadFault:
-        leftover = set(secrets)
-    if leftover:  # spelled in a way that a replacement does not see (escapes, form encoding)
-        return json.dumps(_blank(payload), default=str, ensure_ascii=False)
-    return text
-
-
-REDACTED = "[redacted]"
-SECRET_NAMES = frozenset({"token", "password", "secret", "api_key", "api_secret", "passphrase"})
-
-
-def _secrets(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        own = {
-            str(item)
-            for name, item in value.items()
-            if _is_secret(name) and item and not isinstance(item, dict | list)
-        }
-        return own.union(*(_secrets(item) for item in value.values()))
-    if isinstance(value, list):
-        return set().union(*(_secrets(item) for item in value))
-    return set()
-
-
-def _blank(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: REDACTED if _is_secret(name) else _blank(item) for name, item in value.items()}
-    return [_blank(item) for item in value] if isinstance(value, list) else value
-
-
-def _is_secret(name: Any) -> bool:
-    return str(name).strip().lower() in SECRET_NAMES

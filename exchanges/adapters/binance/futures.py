@@ -143,10 +143,11 @@ class BinanceFutures(BinanceExchange):
         ]
         if request.reduce_only:
             params.append(("reduceOnly", "true"))
+        # RESULT: a MARKET order is answered with what it filled; the default says nothing of it.
+        params.append(("newOrderRespType", "RESULT"))
         if request.order_type in STOP_TYPES:
             return [("algoType", "CONDITIONAL"), *params, ("clientAlgoId", request.client_order_id)]
-        # RESULT: a MARKET order is answered with what it filled; the default says nothing of it.
-        return [*params, ("newClientOrderId", request.client_order_id), ("newOrderRespType", "RESULT")]
+        return [*params, ("newClientOrderId", request.client_order_id)]
 
     def _results(self, body: Any, asked: list[tuple[str, str]]) -> list[Result]:
         """Read an answer, each element on its own: 4 good and 1 bad stay 4 good and 1 bad.

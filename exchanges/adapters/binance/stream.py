@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 30 * 60.0  # half a listen key's life
 _RENEW_AGAIN_SECONDS = 60.0
+_CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=2.0)
 _LISTEN_KEY = "/fapi/v1/listenKey"
 _SUBSCRIBE = "userDataStream.subscribe.signature"
 _COIN_MARGINED = 2  # of `st`, while accounts of both markets share a stream
@@ -80,7 +81,6 @@ class BinanceStream(AccountStream):
         signer: Signer,
         mask: Masker,
         our_symbol: Callable[[str], Awaitable[str]],
-        renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self.mask = mask
         self._url = url
@@ -88,7 +88,6 @@ class BinanceStream(AccountStream):
         self._rest = rest
         self._signer = signer
         self._our_symbol = our_symbol
-        self._renew_seconds = renew_seconds
 
     @asynccontextmanager
     async def _socket(self, url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
@@ -157,6 +156,8 @@ class SpotStream(BinanceStream):
 
 
 class FuturesStream(BinanceStream):
+    renew_seconds = RENEW_SECONDS
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         listen_key = (await self._listen_key("POST"))["listenKey"]
@@ -173,10 +174,10 @@ class FuturesStream(BinanceStream):
         return answer
 
     async def _keep_key(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        delay = self._renew_seconds
+        delay = self.renew_seconds
         while True:
             await asyncio.sleep(delay)
-            delay = self._renew_seconds
+            delay = self.renew_seconds
             try:
                 await self._listen_key("PUT")
             except ExchangeError as exc:
@@ -184,7 +185,7 @@ class FuturesStream(BinanceStream):
                     await socket.close()  # the reader sees the end and connects with a new key
                     return
                 logger.warning("Could not renew a listen key, trying again: %s", exc)
-                delay = min(_RENEW_AGAIN_SECONDS, self._renew_seconds)
+                delay = min(_RENEW_AGAIN_SECONDS, self.renew_seconds)
 
     def _unwrap(self, message: Row) -> Row:
         # Several keys on one socket come wrapped; one alone comes bare.

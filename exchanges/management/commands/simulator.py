@@ -1,6 +1,7 @@
 """`manage.py simulator`: a local exchange for the demo, for paper trading and for tests."""
 
 import sys
+from argparse import Namespace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -16,6 +17,4 @@ class Command(BaseCommand):
         server.add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from argparse import Namespace
-
         sys.exit(server.run(Namespace(**options)))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from binance import AsyncClient, BinanceSocketManager
 from binance.exceptions import BinanceAPIException
+from binance.ws.reconnecting_websocket import ReconnectingWebsocket
 
 from exchanges.simulator.testing import SimulatorProcess
 
@@ -26,6 +27,12 @@ def client_class(simulator: SimulatorProcess) -> type[AsyncClient]:
 
 def manager_class(simulator: SimulatorProcess) -> type[BinanceSocketManager]:
     return type("SimulatorSockets", (BinanceSocketManager,), {"FSTREAM_URL": f"{simulator.futures_ws_url}/"})
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing a socket waits until its read times out, ten seconds by default."""
+    monkeypatch.setattr(ReconnectingWebsocket, "TIMEOUT", 0.5)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class Route(NamedTuple):
     handler: Handler
     security: Security = Security.SIGNED
     weight: int = 1
+    weight_of_all: int = 0  # when no symbol is given, if that costs more
     counts_orders: bool = False
 
 
@@ -96,13 +97,18 @@ class Router:
             route = self._route(call)
             self._check(route, call)
             now_ms = self._desk.now_ms()
-            headers["X-MBX-USED-WEIGHT-1M"] = str(self._usage.add_weight(route.weight, now_ms))
+            weight = route.weight if call.params.get("symbol") else route.weight_of_all or route.weight
+            headers["X-MBX-USED-WEIGHT-1M"] = str(self._usage.add_weight(weight, now_ms))
             if route.counts_orders:
                 number = call.params.get("batchOrders", "").count('"symbol"') or 1
                 headers |= self._usage.add_orders(call.api_key, number, now_ms)
             return Answer(200, encode(route.handler(call)), headers)
         except WireError as error:
             return error_answer(error, headers)
+
+    def places_orders(self, call: Call) -> bool:
+        route = self._routes.get((call.method, call.path))
+        return route is not None and route.counts_orders
 
     def _route(self, call: Call) -> Route:
         route = self._routes.get((call.method, call.path))

@@ -37,7 +37,8 @@ class BinanceFutures:
             | FuturesAccount(desk).routes
             | self.listen_keys.routes
         )
-        self._router = Router(desk, Usage(limits), routes, late=LATE)
+        self._usage = Usage(limits)
+        self._router = Router(desk, self._usage, routes, late=LATE)
         desk.venue.listener = self._tell
 
     def admit(self, call: Call) -> Answer | None:
@@ -52,6 +53,9 @@ class BinanceFutures:
     async def stream(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         return await self._stream.serve(request, path, query)
 
+    def places_orders(self, call: Call) -> bool:
+        return self._router.places_orders(call)
+
     def conditional_rows(self) -> list[dict[str, Any]]:
         return self._algo_orders.ledger_rows()
 
@@ -59,6 +63,7 @@ class BinanceFutures:
         return self.listen_keys.expire(api_key)
 
     def reset(self) -> None:
+        self._usage.reset()
         self.listen_keys.clear()
         self._algo_orders.clear()
 

@@ -19,6 +19,7 @@ from exchanges.simulator.dialects.binance.base import Desk, Route, Routes, symbo
 from exchanges.simulator.dialects.binance.futures_errors import REFUSALS, wire_error
 from exchanges.simulator.dialects.binance.futures_format import STP_MODE, price_text, quantity_text
 from exchanges.simulator.dialects.binance.futures_orders import (
+    HISTORY_HOURS,
     NO_SUCH_ORDER,
     UNKNOWN_ORDER,
     FuturesOrders,
@@ -106,7 +107,7 @@ class AlgoOrders:
             ("GET", "/fapi/v1/algoOrder"): Route(self.query),
             ("DELETE", "/fapi/v1/algoOrder"): Route(self.cancel),
             ("DELETE", "/fapi/v1/algoOpenOrders"): Route(self.cancel_all),
-            ("GET", "/fapi/v1/openAlgoOrders"): Route(self.open_orders),
+            ("GET", "/fapi/v1/openAlgoOrders"): Route(self.open_orders, weight_of_all=40),
             ("GET", "/fapi/v1/allAlgoOrders"): Route(self.all_orders, weight=5),
         }
 
@@ -174,17 +175,17 @@ class AlgoOrders:
 
     def all_orders(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
-        first_id = read.integer(call.params, "algoId") or 0
-        start, end, limit = read.span(call.params, default_limit=500)
+        first_id = read.integer(call.params, "algoId")
+        span = read.span(call.params, first_id=first_id, longest_hours=HISTORY_HOURS)
         rows = [
             _query_row(order)
             for order in self._all.values()
             if order.api_key == call.api_key
             and order.instrument is instrument
-            and order.algo_id >= first_id
-            and start <= order.created_ms <= end
+            and order.algo_id >= (first_id or 0)
+            and span.holds(order.created_ms)
         ]
-        return rows[-limit:]
+        return span.cut(rows)
 
     # -- what the market does --------------------------------------------------------------
 

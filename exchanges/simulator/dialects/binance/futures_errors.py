@@ -40,7 +40,6 @@ REFUSALS: dict[Reason, tuple[int, str]] = {
     ),
     Reason.NOTIONAL_TOO_LARGE: (-2027, "Exceeded the maximum allowable position at current leverage."),
     Reason.UNKNOWN_ORDER: (-2011, "Unknown order sent."),
-    Reason.HALTED: (-4108, "Symbol is on delivering or delivered or settling or closed or pre-trading."),
 }
 
 

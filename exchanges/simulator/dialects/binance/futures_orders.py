@@ -32,6 +32,7 @@ CLIENT_ID = re.compile(r"[\.A-Z\:/a-z0-9_-]{1,36}")
 CLIENT_ID_RULE = "^[\\.A-Z\\:/a-z0-9_-]{1,36}$"
 MAX_BATCH_PLACE = 5
 MAX_BATCH_CANCEL = 10
+HISTORY_HOURS = 7 * 24  # the longest span of a listing
 CONDITIONAL_TYPES = {"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"}
 # Their word -> how the engine treats it, and whether it must not take.
 TIMES_IN_FORCE = {
@@ -56,7 +57,7 @@ class FuturesOrders:
             ("DELETE", "/fapi/v1/batchOrders"): Route(self.cancel_batch),
             ("DELETE", "/fapi/v1/allOpenOrders"): Route(self.cancel_all),
             ("GET", "/fapi/v1/openOrder"): Route(self.open_order),
-            ("GET", "/fapi/v1/openOrders"): Route(self.open_orders),
+            ("GET", "/fapi/v1/openOrders"): Route(self.open_orders, weight_of_all=40),
             ("GET", "/fapi/v1/allOrders"): Route(self.all_orders, weight=5),
             ("GET", "/fapi/v1/userTrades"): Route(self.user_trades, weight=5),
         }
@@ -142,36 +143,38 @@ class FuturesOrders:
 
     def all_orders(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
-        orders = self._account(call).history.get(instrument, [])
-        first_id = read.integer(call.params, "orderId") or 0
-        start, end, limit = read.span(call.params, default_limit=500)
+        first_id = read.integer(call.params, "orderId")
+        span = read.span(call.params, first_id=first_id, longest_hours=HISTORY_HOURS)
         rows = [
             order_row(order)
-            for order in orders
-            if order.order_id >= first_id and start <= order.created_ms <= end
+            for order in self._account(call).history.get(instrument, [])
+            if order.order_id >= (first_id or 0) and span.holds(order.created_ms)
         ]
-        return rows[:limit] if first_id else rows[-limit:]
+        return span.cut(rows)
 
     def user_trades(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
         order_id = read.integer(call.params, "orderId")
         first_id = read.integer(call.params, "fromId")
-        start, end, limit = read.span(call.params, default_limit=500)
+        span = read.span(call.params, first_id=first_id, longest_hours=HISTORY_HOURS)
         rows = [
             trade_row(order, fill)
             for order, fill in self._account(call).fills.get(instrument, [])
             if (order_id is None or order.order_id == order_id)
             and fill.trade_id >= (first_id or 0)
-            and start <= fill.time_ms <= end
+            and span.holds(fill.time_ms)
         ]
-        return rows[:limit] if first_id is not None else rows[-limit:]
+        return span.cut(rows)
 
     def orders_in(self, call: Call) -> list[OrderMark]:
         """Return the orders that a request names, for faults; junk names none."""
         try:
             batch = read.json_list(call.params, "batchOrders")
+            names = read.json_list(call.params, "origClientOrderIdList", "origclientorderidlist")
         except WireError:
             return []
+        if names is not None:
+            return [OrderMark(call.params.get("symbol", ""), str(name)) for name in names]
         if batch is not None:
             return [
                 read.order_mark({k: read.as_text(v) for k, v in item.items()})

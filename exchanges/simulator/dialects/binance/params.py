@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
 
 from exchanges.simulator.types import Side
 from exchanges.simulator.wire import OrderMark, Params, WireError
+
+Row = dict[str, Any]
 
 
 def required(params: Params, name: str) -> str:
@@ -95,11 +98,37 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def span(params: Params, *, default_limit: int) -> tuple[int, int, int]:
-    """Return first time, last time and the number of rows that a listing wants."""
-    start = integer(params, "startTime") or 0
-    end = integer(params, "endTime") or 10**15
-    return start, end, min(integer(params, "limit") or default_limit, 1000)
+class Span(NamedTuple):
+    """Which part of a history is wanted, and how many rows of it at most."""
+
+    start_ms: int
+    end_ms: int
+    limit: int
+    is_forward: bool  # from where it begins, else the latest rows
+
+    def holds(self, at_ms: int) -> bool:
+        return self.start_ms <= at_ms <= self.end_ms
+
+    def cut(self, rows: list[Row]) -> list[Row]:
+        """Return the wanted rows of those that match, which come oldest first."""
+        return rows[: self.limit] if self.is_forward else rows[-self.limit :]
+
+
+def span(params: Params, *, first_id: int | None, longest_hours: int) -> Span:
+    """Read `startTime`, `endTime` and `limit`; raises -1127 if the time between is too long."""
+    start, end = integer(params, "startTime"), integer(params, "endTime")
+    if start is not None and end is not None and end - start > longest_hours * 3_600_000:
+        raise WireError(
+            400,
+            -1127,
+            f"Lookup interval is too big; More than {longest_hours} hours between startTime and endTime.",
+        )
+    return Span(
+        start_ms=start or 0,
+        end_ms=end or 10**15,
+        limit=min(integer(params, "limit") or 500, 1000),
+        is_forward=first_id is not None or start is not None,
+    )
 
 
 def order_mark(params: Params) -> OrderMark:

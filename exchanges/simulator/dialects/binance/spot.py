@@ -21,11 +21,11 @@ class BinanceSpot:
     def __init__(self, desk: Desk, sockets: Sockets, limits: Limits) -> None:
         self.name = desk.venue.name
         self.limits = limits
-        usage = Usage(limits)
+        self._usage = Usage(limits)
         self._orders = SpotOrders(desk)
-        self._stream = SpotStream(desk, sockets, limits, usage)
+        self._stream = SpotStream(desk, sockets, limits, self._usage)
         routes = SpotMarket(desk, limits).routes | self._orders.routes | _gone()
-        self._router = Router(desk, usage, routes)
+        self._router = Router(desk, self._usage, routes)
         desk.venue.listener = self._stream.tell
 
     def admit(self, call: Call) -> Answer | None:
@@ -37,6 +37,9 @@ class BinanceSpot:
     def orders_in(self, call: Call) -> list[OrderMark]:
         return self._orders.orders_in(call)
 
+    def places_orders(self, call: Call) -> bool:
+        return self._router.places_orders(call)
+
     def conditional_rows(self) -> list[dict[str, Any]]:
         return []  # stop orders are orders like any other here
 
@@ -44,7 +47,7 @@ class BinanceSpot:
         return await self._stream.serve(request, path, query)
 
     def reset(self) -> None:
-        """Nothing of its own outlives a reset: the hub has cut every connection."""
+        self._usage.reset()
 
 
 def _gone() -> Routes:

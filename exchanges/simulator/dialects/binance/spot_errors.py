@@ -26,7 +26,6 @@ REFUSALS: dict[Reason, tuple[int, str]] = {
     Reason.NOTIONAL_TOO_SMALL: (-1013, "Filter failure: NOTIONAL"),
     Reason.NOTIONAL_TOO_LARGE: (-1013, "Filter failure: NOTIONAL"),
     Reason.UNKNOWN_ORDER: (-2011, "Unknown order sent."),
-    Reason.HALTED: (-2010, "Market is closed."),
 }
 
 

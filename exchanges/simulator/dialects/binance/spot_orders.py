@@ -57,7 +57,7 @@ class SpotOrders:
             ("GET", "/api/v3/order"): Route(self.query, weight=4),
             ("DELETE", "/api/v3/order"): Route(self.cancel),
             ("DELETE", "/api/v3/openOrders"): Route(self.cancel_all),
-            ("GET", "/api/v3/openOrders"): Route(self.open_orders, weight=6),
+            ("GET", "/api/v3/openOrders"): Route(self.open_orders, weight=6, weight_of_all=80),
             ("GET", "/api/v3/allOrders"): Route(self.all_orders, weight=20),
             ("GET", "/api/v3/myTrades"): Route(self.my_trades, weight=20),
         }
@@ -109,28 +109,28 @@ class SpotOrders:
 
     def all_orders(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
-        first_id = read.integer(call.params, "orderId") or 0
-        start, end, limit = read.span(call.params, default_limit=500)
+        first_id = read.integer(call.params, "orderId")
+        span = read.span(call.params, first_id=first_id, longest_hours=24)
         rows = [
             order_row(order)
             for order in self._account(call).history.get(instrument, [])
-            if order.order_id >= first_id and start <= order.created_ms <= end
+            if order.order_id >= (first_id or 0) and span.holds(order.created_ms)
         ]
-        return rows[:limit] if first_id else rows[-limit:]
+        return span.cut(rows)
 
     def my_trades(self, call: Call) -> list[dict[str, Any]]:
         instrument = self._desk.instrument(read.required(call.params, "symbol"))
         order_id = read.integer(call.params, "orderId")
         first_id = read.integer(call.params, "fromId")
-        start, end, limit = read.span(call.params, default_limit=500)
+        span = read.span(call.params, first_id=first_id, longest_hours=24)
         rows = [
             trade_row(order, fill)
             for order, fill in self._account(call).fills.get(instrument, [])
             if (order_id is None or order.order_id == order_id)
             and fill.trade_id >= (first_id or 0)
-            and start <= fill.time_ms <= end
+            and span.holds(fill.time_ms)
         ]
-        return rows[:limit] if first_id is not None else rows[-limit:]
+        return span.cut(rows)
 
     def orders_in(self, call: Call) -> list[OrderMark]:
         return [read.order_mark(call.params)]

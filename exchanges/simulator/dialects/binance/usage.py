@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from exchanges.simulator.wire import WireError
 
@@ -24,11 +24,19 @@ class Limits:
         return Limits(self.weight_per_minute * factor, orders, enforce)
 
 
-@dataclass(slots=True)
 class Usage:
-    limits: Limits
-    _weight: tuple[int, int] = (0, 0)  # window number, used
-    _orders: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._initial = limits.scaled(1, enforce=limits.enforce)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was used, and what was changed of the limits."""
+        self._weight = (0, 0)  # window number, used
+        self._orders: dict[tuple[str, str], tuple[int, int]] = {}
+        self.limits.weight_per_minute = self._initial.weight_per_minute
+        self.limits.orders = dict(self._initial.orders)
+        self.limits.enforce = self._initial.enforce
 
     def add_weight(self, weight: int, now_ms: int) -> int:
         """Count weight; return what the current minute has used. Raises -1003 when enforced."""

@@ -1,0 +1,172 @@
+"""The words of a message, in Telegram's HTML. Pure: facts in, text out.
+
+Source: core.telegram.org/bots/api "HTML style": only <, > and & have to be escaped outside of tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from html import escape
+from itertools import groupby
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop, ngettext, override
+
+MAX_LENGTH = 3800  # characters with markup; Telegram takes 4,096 without
+ORDERS_NAMED = 3  # of those that failed alike
+WORDS_LENGTH = 300
+
+SIDES = {"BUY": gettext_noop("Buy"), "SELL": gettext_noop("Sell")}
+ORDER_TYPES = {
+    "MARKET": gettext_noop("Market"),
+    "LIMIT": gettext_noop("Limit"),
+    "STOP_MARKET": gettext_noop("Stop market"),
+    "STOP_LIMIT": gettext_noop("Stop limit"),
+}
+_REPEAT = gettext_noop("It is not on the exchange. Place it again if you still want it.")
+_LOOK = gettext_noop("Look at the account on the exchange and place the order again if you still want it.")
+# Error type, or status of an order that ended on the exchange -> what happened, what to do about it.
+CAUSES: dict[str, tuple[str, str]] = {
+    "insufficient_balance": (
+        gettext_noop("Insufficient balance"),
+        gettext_noop("Add funds to the account or trade less, then place the order again."),
+    ),
+    "rate_limit": (
+        gettext_noop("The exchange's rate limit is reached"),
+        gettext_noop("Wait a minute and place the order again. Send fewer orders at once."),
+    ),
+    "invalid_symbol": (
+        gettext_noop("The exchange does not know this symbol"),
+        gettext_noop("Correct the symbol or the market type of the signal."),
+    ),
+    "invalid_quantity": (
+        gettext_noop("Quantity or price does not fit the exchange's rules"),
+        gettext_noop("Correct size and price, or the capital allocated to the strategy."),
+    ),
+    "limit_exceeded": (
+        gettext_noop("A limit of the exchange is reached"),
+        gettext_noop("Cancel orders that are no longer needed, or lower size or leverage."),
+    ),
+    "network_error": (gettext_noop("The exchange could not be reached"), _REPEAT),
+    "timeout": (gettext_noop("Execution timeout"), _REPEAT),
+    "authentication": (
+        gettext_noop("The exchange refused the account's credentials"),
+        gettext_noop("Check the account's API key: its permissions, its allowed addresses, its expiry."),
+    ),
+    "risk_limit": (
+        gettext_noop("A risk limit stopped the order"),
+        gettext_noop("Check the limits of the strategy and the account."),
+    ),
+    "unknown": (gettext_noop("The exchange refused the order"), _LOOK),
+    "rejected": (gettext_noop("Rejected by the exchange"), _LOOK),
+    "expired": (gettext_noop("Expired on the exchange"), _LOOK),
+    "canceled": (gettext_noop("Canceled on the exchange, not by us"), _LOOK),
+}
+_KNOWN_REASONS = {what for what, _advice in CAUSES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed order as a message tells it. Quantity in base asset or contracts, prices in quote asset."""
+
+    id: int
+    strategy: str
+    account: str
+    webhook_id: str
+    symbol: str
+    side: str
+    order_type: str
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+    reason: str
+    error_type: str
+    exchange_error: str
+    status: str
+    created_at: datetime
+
+    @property
+    def cause(self) -> str:
+        return self.status if self.status in CAUSES else self.error_type
+
+    @property
+    def words(self) -> str:
+        """What was said beyond the cause: the exchange's own words, or ours where they are special."""
+        return self.exchange_error or ("" if self.reason in _KNOWN_REASONS else self.reason)
+
+
+def orders_failed(failures: Sequence[Failure], *, language: str, time_zone: str) -> str:
+    """Return one message about all these orders: by webhook, and within it by what went wrong."""
+    with override(language):
+        count = len(failures)
+        title = ngettext("%(count)d order failed", "%(count)d orders failed", count) % {"count": count}
+        text, told, above = f"⚠️ <b>{title}</b>", 0, ("", "")
+        for group in _alike(failures):
+            webhook = group[0].strategy, group[0].webhook_id
+            block = ("" if webhook == above else _heading(group[0], time_zone)) + _block(group)
+            if told and len(text) + len(block) > MAX_LENGTH:
+                more = _("… and %(count)d more: see “Failed orders” on the positions page.")
+                return text + "\n\n" + more % {"count": count - told}
+            text, told, above = text + block, told + len(group), webhook
+        return text
+
+
+def test_message(*, language: str) -> str:
+    with override(language):
+        return escape(
+            _("✅ tradehub reaches this chat. Alerts about failed orders will arrive here."), quote=False
+        )
+
+
+def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
+    def key(failure: Failure) -> tuple[str, ...]:
+        return failure.strategy, failure.webhook_id, failure.account, failure.cause, failure.words
+
+    return [list(group) for _key, group in groupby(sorted(failures, key=key), key)]
+
+
+def _heading(failure: Failure, time_zone: str) -> str:
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        zone = ZoneInfo("UTC")
+    at = failure.created_at.astimezone(zone)
+    name, webhook = _text(failure.strategy), _text(failure.webhook_id)
+    return f"\n\n<b>{name}</b> · <code>{webhook}</code> · {at:%m-%d %H:%M:%S %Z}"
+
+
+def _block(group: Sequence[Failure]) -> str:
+    first = group[0]
+    cause, advice = CAUSES.get(first.cause, CAUSES["unknown"])
+    lines = [f"\n<b>{_text(first.account)}: {_text(_(cause))}</b>"]
+    lines += [f"• {_order(failure)}" for failure in group[:ORDERS_NAMED]]
+    if more := len(group) - ORDERS_NAMED:
+        lines += ["• " + _("and %(count)d more") % {"count": more}] if more > 0 else []
+    if first.words:
+        lines.append(f"<i>{_text(first.words[:WORDS_LENGTH])}</i>")
+    return "\n".join([*lines, f"→ {_text(_(advice))}"])
+
+
+def _order(failure: Failure) -> str:
+    side, kind = (
+        SIDES.get(failure.side, failure.side),
+        ORDER_TYPES.get(failure.order_type, failure.order_type),
+    )
+    text = f"{failure.symbol} {_(side)} {_(kind)} {_plain(failure.quantity)}"
+    if failure.stop_price is not None:
+        text += f" {_('stop')} {_plain(failure.stop_price)}"
+    if failure.price is not None:
+        text += f" @ {_plain(failure.price)}"
+    return _text(text)
+
+
+def _text(words: object) -> str:
+    return escape(str(words), quote=False)
+
+
+def _plain(number: Decimal) -> str:
+    return format(number.normalize(), "f")

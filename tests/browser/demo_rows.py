@@ -1,0 +1,310 @@
+"""Believable rows for the live page, and steps that change them, written by a process of its own.
+
+    python -m tests.browser.demo_rows fill          # a busy afternoon
+    python -m tests.browser.demo_rows place | fill-part | fill-rest | fail | price 96000 | events 20
+
+`place` prints the id of its order; the other steps work on the last one placed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from decimal import Decimal
+
+import django
+
+django.setup()
+
+from django.contrib.auth.models import User  # noqa: E402
+from django.db import transaction  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from exchanges import runtime  # noqa: E402
+from orders.events import EventsLogged, publish, subscribe  # noqa: E402
+from orders.models import (  # noqa: E402
+    EventSource,
+    EventType,
+    OpenOrder,
+    StrategyAccount,
+    StrategyPosition,
+    Trade,
+)
+from orders.states import OrderStatus  # noqa: E402
+from orders.tests.rows import (  # noqa: E402
+    log_event,
+    make_failed_order,
+    make_instrument,
+    make_open_order,
+    make_position,
+    make_strategy_account,
+    make_trade,
+    set_price,
+)
+from tracking import bell  # noqa: E402
+from tracking.models import OrderTrackingSession, SessionStatus  # noqa: E402
+
+USERNAME, PASSWORD = "trader", "correct horse battery"  # noqa: S105  of a throw-away database
+NASTY = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+
+def people() -> StrategyAccount:
+    if not (user := User.objects.filter(username=USERNAME).first()):
+        user = User.objects.create_user(USERNAME, password=PASSWORD)
+    return make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
+
+
+def fill() -> None:
+    """A busy afternoon: two accounts, a few coins, orders in every state."""
+    owner, now = people(), timezone.now()
+    second = make_strategy_account(user=owner.strategy.user, group_name="eth-grid", account_name="hedge")
+    coins = {
+        "BTC/USDT": ("0.10", "0.001", "95321.4"),
+        "ETH/USDT": ("0.01", "0.001", "3412.57"),
+        "SOL/USDT": ("0.010", "0.1", "187.43"),
+        "DOGE/USDT": ("0.00001", "1", "0.31742"),
+    }
+    for symbol, (tick, step, price) in coins.items():
+        make_instrument(symbol, tick_size=Decimal(tick), lot_step=Decimal(step))
+        set_price(price, symbol=symbol, seen_at=now)
+    for account, status, lease in ((owner, SessionStatus.CONNECTED, 3600), (second, SessionStatus.ERROR, -1)):
+        OrderTrackingSession.objects.create(
+            account=account.account,
+            market_type="FUTURES",
+            status=status,
+            lease_expires_at=now + timedelta(seconds=lease),
+            connected_at=now - timedelta(hours=3),
+            disconnected_at=now - timedelta(minutes=4) if lease < 0 else None,
+            last_error="Connection reset by peer" if lease < 0 else "",
+        )
+    make_position(
+        owner,
+        quantity=Decimal("0.750"),
+        average_price=Decimal("94120.333333"),
+        realized_pnl=Decimal("412.87"),
+    )
+    make_position(
+        owner,
+        symbol="SOL/USDT",
+        quantity=Decimal("-120"),
+        average_price=Decimal("185.212"),
+        realized_pnl=Decimal("-63.1"),
+    )
+    make_position(
+        second,
+        symbol="ETH/USDT",
+        quantity=Decimal("6.25"),
+        average_price=Decimal("3398.114"),
+        realized_pnl=Decimal("1204.5"),
+    )
+    make_position(
+        second,
+        symbol="DOGE/USDT",
+        quantity=Decimal(0),
+        average_price=None,
+        realized_pnl=Decimal("38.02"),
+        last_executed_at=now - timedelta(hours=2),
+    )
+    _orders(owner, second)
+    _history(owner, second)
+
+
+def _orders(owner: StrategyAccount, second: StrategyAccount) -> None:
+    now = timezone.now()
+    for step in range(6):
+        make_open_order(
+            owner,
+            price=Decimal(95000 - 250 * step),
+            quantity=Decimal("0.120"),
+            filled_quantity=Decimal("0.084") if step == 0 else Decimal(0),
+            status=OrderStatus.PARTIALLY_FILLED if step == 0 else OrderStatus.NEW,
+            submitted_at=now - timedelta(minutes=9 - step),
+        )
+    make_open_order(
+        owner,
+        side="SELL",
+        order_type="STOP_MARKET",
+        price=None,
+        stop_price=Decimal("92000"),
+        quantity=Decimal("0.750"),
+        reduce_only=True,
+        submitted_at=now - timedelta(minutes=2),
+    )
+    for step in range(4):
+        make_open_order(
+            second,
+            symbol="ETH/USDT",
+            side="SELL",
+            price=Decimal("3450") + 15 * step,
+            quantity=Decimal("1.5"),
+            status=OrderStatus.CANCELING if step == 3 else OrderStatus.NEW,
+            submitted_at=now - timedelta(seconds=50 - step),
+        )
+    make_open_order(
+        second,
+        symbol="ETH/USDT",
+        order_type="STOP_LIMIT",
+        price=Decimal("3300"),
+        stop_price=Decimal("3305"),
+        quantity=Decimal("2"),
+        status=OrderStatus.SUBMITTING,
+        submitted_at=now - timedelta(seconds=20),
+    )
+
+
+def _history(owner: StrategyAccount, second: StrategyAccount) -> None:
+    now = timezone.now()
+    for step in range(9):
+        account, symbol, price, quantity = (
+            (owner, "BTC/USDT", Decimal("94210.4"), Decimal("0.125"))
+            if step % 3
+            else (second, "ETH/USDT", Decimal("3391.27"), Decimal("1.25"))
+        )
+        make_trade(
+            account,
+            symbol=symbol,
+            side="SELL" if step % 4 == 0 else "BUY",
+            quantity=quantity,
+            average_price=price + 7 * step,
+            notional=(price + 7 * step) * quantity,
+            realized_pnl=Decimal("31.44") * (step - 3) if step % 4 == 0 else Decimal(0),
+            fees={"USDT": str(Decimal("1.87") + step)},
+            last_executed_at=now - timedelta(minutes=7 * step + 1),
+        )
+    make_failed_order(
+        owner,
+        reason="The balance does not cover this order.",
+        exchange_error="Margin is insufficient. (code -2019)",
+        created_at=now - timedelta(minutes=11),
+        retry_count=2,
+    )
+    make_failed_order(
+        second,
+        symbol="ETH/USDT",
+        side="SELL",
+        price=Decimal("3600"),
+        reason="Expired on the exchange",
+        error_type="unknown",
+        status="expired",
+        created_at=now - timedelta(minutes=31),
+    )
+    order = OpenOrder.objects.select_related("intent").filter(strategy_account=owner).order_by("pk").first()
+    assert order is not None
+    story = (
+        (EventType.STREAM, EventSource.STREAM, None, "connected"),
+        (EventType.SUBMITTING, EventSource.WEBHOOK, order.intent, ""),
+        (EventType.ACCEPTED, EventSource.ANSWER, order.intent, ""),
+        (EventType.PARTIALLY_FILLED, EventSource.STREAM, order.intent, ""),
+        (EventType.FILLED, EventSource.STREAM, order.intent, ""),
+        (EventType.REJECTED, EventSource.ANSWER, order.intent, "Margin is insufficient. (code -2019)"),
+        (EventType.CANCELED, EventSource.RECONCILIATION, order.intent, ""),
+        (EventType.UNKNOWN, EventSource.ANSWER, order.intent, "time-out after 10 s"),
+    )
+    for minute, (kind, source, intent, message) in enumerate(story):
+        log_event(
+            owner,
+            type=kind,
+            source=source,
+            intent=intent,
+            message=message,
+            data={"filled_quantity": "0.084"} if kind == EventType.PARTIALLY_FILLED else {},
+            created_at=now - timedelta(minutes=40 - 5 * minute),
+        )
+
+
+def place() -> None:
+    owner = people()
+    order = make_open_order(owner, quantity=Decimal("0.4"), submitted_at=timezone.now())
+    _tell(order, EventType.ACCEPTED, EventSource.ANSWER)
+    sys.stdout.write(f"{order.pk}\n")
+
+
+def _last() -> OpenOrder:
+    return OpenOrder.objects.select_related("intent", "strategy_account__strategy").latest("pk")
+
+
+def fill_part() -> None:
+    order = _last()
+    order.intent.filled_quantity, order.status = Decimal("0.1"), OrderStatus.PARTIALLY_FILLED
+    order.intent.save()
+    order.save()
+    make_position(
+        order.strategy_account,
+        quantity=Decimal("0.1"),
+        average_price=Decimal(95000),
+        last_executed_at=timezone.now(),
+    )
+    _tell(order, EventType.PARTIALLY_FILLED, EventSource.STREAM)
+
+
+def fill_rest() -> None:
+    order, now = _last(), timezone.now()
+    order.intent.filled_quantity = order.intent.quantity
+    order.intent.save()
+    StrategyPosition.objects.update(quantity=Decimal("0.4"), last_executed_at=now)
+    Trade.objects.create(
+        intent=order.intent,
+        strategy_account=order.strategy_account,
+        market_type=order.intent.market_type,
+        symbol=order.intent.symbol,
+        side=order.intent.side,
+        quantity=Decimal("0.4"),
+        notional=Decimal(38000),
+        average_price=Decimal(95000),
+        fees={"USDT": "15.2"},
+        first_executed_at=now,
+        last_executed_at=now,
+    )
+    _tell(order, EventType.FILLED, EventSource.STREAM)
+    OpenOrder.objects.filter(pk=order.pk).delete()
+
+
+def fail() -> None:
+    owner = people()
+    failed = make_failed_order(owner, reason=NASTY[:100], exchange_error=NASTY, created_at=timezone.now())
+    log_event(owner, type=EventType.FAILED, intent=failed.intent, message=NASTY, created_at=timezone.now())
+
+
+def price(text: str) -> None:
+    set_price(text, seen_at=timezone.now())
+
+
+def events(count: str) -> None:
+    owner = people()
+    for number in range(int(count)):
+        log_event(owner, type=EventType.ACCEPTED, message=f"line {number + 1}", created_at=timezone.now())
+
+
+def _tell(order: OpenOrder, kind: EventType, source: EventSource) -> None:
+    log_event(
+        order.strategy_account,
+        type=kind,
+        source=source,
+        intent=order.intent,
+        data={"filled_quantity": str(order.intent.filled_quantity)},
+        created_at=timezone.now(),
+    )
+
+
+STEPS: dict[str, Callable[..., object]] = {
+    "people": people,
+    "fill": fill,
+    "place": place,
+    "fill-part": fill_part,
+    "fill-rest": fill_rest,
+    "fail": fail,
+    "price": price,
+    "events": events,
+}
+
+if __name__ == "__main__":
+    sounded: list[Future[None]] = []
+    bell_of_ours = bell.Bell(lambda coroutine: sounded.append(runtime.spawn(coroutine)))
+    subscribe(EventsLogged, lambda fact: bell_of_ours.ring())
+    with transaction.atomic():
+        STEPS[sys.argv[1]](*sys.argv[2:])
+        publish(EventsLogged())
+    for future in sounded:  # this process ends at once, the bell's loop with it
+        future.result(5)

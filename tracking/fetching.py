@@ -1,0 +1,61 @@
+"""Asking an exchange what became of orders: state and fills together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import ExchangeError
+from exchanges.adapters.types import OrderRef, OrderReport
+
+SIDE_BY_SIDE = 5  # the adapter's limiter decides the pace; this bounds what waits in memory
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One order to ask about. `booked` is what we have counted as filled already."""
+
+    ref: OrderRef
+    booked: Decimal
+
+
+async def order_fetch(exchange: Exchange, question: Question) -> OrderReport:
+    """Return an order as it stands now, with all its fills where any of them is not booked yet.
+
+    Raises OrderNotFound, or any other ExchangeError.
+    """
+    report = await exchange.fetch_order(question.ref)
+    return await with_fills(exchange, report, question)
+
+
+async def with_fills(exchange: Exchange, report: OrderReport, question: Question) -> OrderReport:
+    """Return the report with all fills of its order, where the exchange counts more than is booked."""
+    if (report.filled_quantity or _ZERO) <= question.booked:
+        return report
+    ref = replace(
+        question.ref,
+        exchange_order_id=report.exchange_order_id or question.ref.exchange_order_id,
+        child_order_id=report.child_order_id or question.ref.child_order_id,
+        conditional=report.conditional or question.ref.conditional,
+    )
+    return replace(report, fills=tuple(await exchange.fetch_executions(ref)))
+
+
+async def orders_fetch(
+    exchange: Exchange, questions: Sequence[Question]
+) -> list[OrderReport | ExchangeError]:
+    """Ask about many orders; one answer per question, in order. Never raises for one order's sake."""
+    gate = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def ask(question: Question) -> OrderReport | ExchangeError:
+        async with gate:
+            try:
+                return await order_fetch(exchange, question)
+            except ExchangeError as exc:
+                return exc
+
+    return await asyncio.gather(*(ask(question) for question in questions))

@@ -1,0 +1,335 @@
+"""Following one account's user stream: hear, apply in order, reconcile after every connect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import groupby
+from typing import Any, ParamSpec, TypeVar
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+
+from exchanges import access
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import ExchangeError
+from exchanges.adapters.types import (
+    OrderRef,
+    OrderReport,
+    StreamEvent,
+    StreamKind,
+    StreamState,
+    StreamStateChange,
+    UnreadableMessage,
+)
+from exchanges.models import Account
+from orders.models import EventSource
+from orders.services.settlement import Applied
+from tracking.applying import errands_run, reports_apply
+from tracking.differences import Disagreement
+from tracking.fetching import Question, orders_fetch
+from tracking.models import SessionStatus
+from tracking.reconciliation import reconcile_account
+from tracking.sessions import session_release, state_change
+from tracking.threads import Threads
+from tracking.unmatched import unmatched_retry, unreadable_keep
+from tracking.watch import StreamKey
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+QUEUE_LENGTH = 5000  # then the socket waits: what TCP holds back is not lost
+AT_ONCE = 500
+GAP_GRACE_SECONDS = 0.3  # the missing fill usually comes with the next message
+RECONCILE_SECONDS = 29.0
+RECONCILE_DOWN_SECONDS = 10.0
+BUSY_AGAIN_SECONDS = 1.0
+UNMATCHED_SECONDS = 1.0
+RESTART_SECONDS = (0.5, 30.0)
+DATABASE_AGAIN_SECONDS = (0.2, 5.0)
+DRAIN_SECONDS = 2.0
+
+_STATES = {
+    StreamState.CONNECTING: SessionStatus.CONNECTING,
+    StreamState.CONNECTED: SessionStatus.CONNECTED,
+    StreamState.DISCONNECTED: SessionStatus.DISCONNECTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """The adapter gave up on the stream, or could not be had at all."""
+
+    reason: str
+
+
+class Follower:
+    """One user stream of ours, from `start()` to `stop()`. Lives on the process's I/O loop.
+
+    Reports are applied in the order in which they came, as many at once as have gathered while the
+    last ones were written, so that a burst costs a few transactions. Nothing here needs the stream to
+    be complete or in order: gaps are fetched, and after every connect the account is reconciled.
+    """
+
+    def __init__(self, key: StreamKey, *, owner: str, ledger: Threads, network: Threads) -> None:
+        self.key = key
+        self._owner = owner
+        self._ledger = ledger
+        self._network = network
+        self._exchange: Exchange | None = None
+        self._queue: asyncio.Queue[StreamEvent | _Broken] = asyncio.Queue(QUEUE_LENGTH)
+        self._gaps: dict[int, float] = {}  # placement id -> when its fills are fetched
+        self._is_connected = False
+        self._may_wait = True  # unmatched reports may be waiting in the database
+        self._retrying = asyncio.Lock()
+        self._reconcile_now = asyncio.Event()
+        self._stop_reconciled_at = float("-inf")
+        self._applier: asyncio.Task[None] | None = None
+        self._others: list[asyncio.Task[None]] = []
+        self._errands: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        name = f"{self.key.account_id} {self.key.market_type}"
+        self._applier = asyncio.create_task(self._apply(), name=f"apply {name}")
+        self._others = [
+            asyncio.create_task(self._read(), name=f"read {name}"),
+            asyncio.create_task(self._reconcile(), name=f"reconcile {name}"),
+            asyncio.create_task(self._retry_waiting(), name=f"unmatched {name}"),
+        ]
+
+    async def stop(self, *, reason: str, release: bool) -> None:
+        """Stop listening, write down what was heard, and give the lease back if `release`."""
+        await _cancelled(self._others)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._queue.join()
+        await _cancelled([task for task in (self._applier, *self._errands) if task is not None])
+        if release:
+            await self._ledger.run(session_release, key=self.key, owner=self._owner, reason=reason)
+
+    # --- hearing ----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        shortest, longest = RESTART_SECONDS
+        delay = shortest
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            reason = await self._listen()
+            logger.warning("Stream of account %s %s broke: %s", *self.key, reason)
+            await self._queue.put(_Broken(reason))
+            delay = shortest if loop.time() - began > longest else min(delay * 2, longest)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _listen(self) -> str:
+        """Put what the stream says into the queue until it breaks; return why it did."""
+        try:
+            exchange = self._exchange = await self._surely(self._find_exchange)
+            if exchange.capabilities.stream is StreamKind.NONE:
+                await asyncio.Event().wait()  # nothing to hear: reconciling has to do
+            async with aclosing(exchange.user_stream()) as events:
+                async for event in events:
+                    await self._queue.put(event)
+        except ExchangeError as exc:
+            return exc.message
+        except Exception as exc:
+            # Whatever an adapter trips over, this account has to be followed again.
+            logger.exception("Stream of account %s %s failed", *self.key)
+            return f"{type(exc).__name__}: {exc}"
+        return "the stream ended"
+
+    def _find_exchange(self) -> Exchange:
+        return access.exchange_for(Account.objects.get(pk=self.key.account_id), self.key.market_type)
+
+    # --- applying ---------------------------------------------------------------------------------
+
+    async def _apply(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < AT_ONCE and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                for _, events in groupby(batch, key=type):
+                    await self._handle(list(events))
+            except Exception:
+                logger.exception("Account %s %s: %s events were not applied", *self.key, len(batch))
+                self._reconcile_now.set()
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+    async def _handle(self, events: Sequence[StreamEvent | _Broken]) -> None:
+        """Handle events of one kind that came one after the other."""
+        reports = [event for event in events if isinstance(event, OrderReport)]
+        if reports:
+            await self._handle_reports(reports)
+        for event in events:
+            if isinstance(event, StreamStateChange):
+                await self._handle_state(_STATES[event.state], event.reason)
+            elif isinstance(event, _Broken):
+                await self._handle_state(SessionStatus.ERROR, event.reason)
+            elif isinstance(event, UnreadableMessage):
+                await self._keep_unreadable(event)
+
+    async def _handle_state(self, status: SessionStatus, reason: str) -> None:
+        self._is_connected = status == SessionStatus.CONNECTED
+        await self._surely(state_change, key=self.key, owner=self._owner, status=status, reason=reason)
+        if self._is_connected:
+            self._reconcile_now.set()  # what happened meanwhile was not heard
+
+    async def _handle_reports(self, reports: Sequence[OrderReport]) -> None:
+        if settings.TRACKING_VERIFY == "always":
+            reports = await self._verified(reports)
+        try:
+            applied = await self._surely(
+                reports_apply, key=self.key, reports=reports, source=EventSource.STREAM
+            )
+        except Exception as exc:
+            if len(reports) > 1:
+                for report in reports:  # one of them is the trouble: the others must not suffer
+                    await self._handle_reports([report])
+                return
+            logger.exception("Account %s %s: a report could not be applied", *self.key)
+            error = f"{type(exc).__name__}: {exc}"
+            await self._keep_unreadable(UnreadableMessage(f"{reports[0]!r} {reports[0].raw!r}", error))
+            self._reconcile_now.set()
+        else:
+            self._follow_up(applied)
+
+    async def _keep_unreadable(self, message: UnreadableMessage) -> None:
+        await self._surely(unreadable_keep, key=self.key, message=message)
+
+    async def _verified(self, reports: Sequence[OrderReport]) -> list[OrderReport]:
+        """Return what REST says of the orders that these reports name; the report where it says nothing."""
+        assert self._exchange is not None
+        latest = {(report.symbol, report.exchange_order_id): report for report in reports}
+        questions = [
+            Question(
+                OrderRef(
+                    symbol=report.symbol,
+                    client_order_id=report.client_order_id or None,
+                    exchange_order_id=report.exchange_order_id or None,
+                    conditional=report.conditional,
+                    child_order_id=report.child_order_id or None,
+                ),
+                booked=Decimal(0),
+            )
+            for report in latest.values()
+        ]
+        verified: list[OrderReport] = []
+        answers = await orders_fetch(self._exchange, questions)
+        for name, answer in zip(latest, answers, strict=True):
+            if isinstance(answer, OrderReport):
+                verified.append(answer)
+            else:
+                logger.warning("Report of order %s not verified: %s", name[1], answer)
+                verified.extend(one for one in reports if (one.symbol, one.exchange_order_id) == name)
+        return verified
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def _follow_up(self, applied: Applied) -> None:
+        loop = asyncio.get_running_loop()
+        for placement_id in applied.placement_ids:
+            if placement_id not in applied.gaps:
+                self._gaps.pop(placement_id, None)
+        if applied.gaps:
+            for placement_id in applied.gaps:
+                self._gaps.setdefault(placement_id, loop.time() + GAP_GRACE_SECONDS)
+            loop.call_later(GAP_GRACE_SECONDS, self._fetch_due_gaps)
+        if applied.to_cancel or applied.to_place_anew:
+            self._errand(self._network.run(errands_run, replace(applied, gaps=[]), source=EventSource.STREAM))
+        if applied.unmatched:
+            self._may_wait = True
+        if self._may_wait:
+            self._errand(self._retry_unmatched())
+
+    def _fetch_due_gaps(self) -> None:
+        now = asyncio.get_running_loop().time()
+        due = [placement_id for placement_id, at in self._gaps.items() if at <= now]
+        for placement_id in due:
+            del self._gaps[placement_id]
+        if due:
+            gaps = Applied(gaps=due)
+            self._errand(self._network.run(errands_run, gaps, source=EventSource.STREAM))
+
+    async def _retry_unmatched(self) -> None:
+        if self._retrying.locked():
+            return
+        async with self._retrying:
+            retried = await self._ledger.run(unmatched_retry, key=self.key, source=EventSource.STREAM)
+            self._may_wait = retried.waiting > 0
+            if retried.applied is not None:
+                self._follow_up(retried.applied)
+            loop = asyncio.get_running_loop()
+            if retried.waits_for_stop and loop.time() - self._stop_reconciled_at > RECONCILE_DOWN_SECONDS:
+                self._stop_reconciled_at = loop.time()
+                self._reconcile_now.set()
+
+    async def _retry_waiting(self) -> None:
+        while True:
+            await asyncio.sleep(UNMATCHED_SECONDS)
+            if self._may_wait:
+                await self._guarded(self._retry_unmatched())
+
+    async def _reconcile(self) -> None:
+        """After every connect, and again and again: sooner while the stream is down."""
+        while True:
+            wait = RECONCILE_SECONDS if self._is_connected else RECONCILE_DOWN_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
+                    await self._reconcile_now.wait()
+            self._reconcile_now.clear()
+            await self._guarded(self._reconcile_once())
+
+    async def _reconcile_once(self) -> None:
+        account_id, market_type = self.key
+        try:
+            result = await self._network.run(
+                reconcile_account, account_id=account_id, market_type=market_type
+            )
+        except (ExchangeError, TimeoutError) as exc:
+            logger.warning("Account %s %s could not be reconciled: %s", *self.key, exc)
+            return
+        if not result.ran:
+            asyncio.get_running_loop().call_later(BUSY_AGAIN_SECONDS, self._reconcile_now.set)
+        if any(one.kind is Disagreement.EXTERNAL for one in result.differences):
+            self._may_wait = True
+
+    def _errand(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(self._guarded(work))
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+        """Await something that may fail without harm: it is tried again by the next round."""
+        try:
+            await work
+        except (OperationalError, InterfaceError) as exc:
+            logger.warning("Account %s %s: the database is away: %s", *self.key, exc)
+        except Exception:
+            logger.exception("Account %s %s: a background step failed", *self.key)
+
+    async def _surely(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in a ledger thread until the database answers: nothing that was heard is dropped."""
+        shortest, longest = DATABASE_AGAIN_SECONDS
+        delay = shortest
+        while True:
+            try:
+                return await self._ledger.run(function, *args, **kwargs)
+            except (OperationalError, InterfaceError) as exc:
+                logger.warning("Account %s %s waits for the database: %s", *self.key, exc)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,258 @@
+"""Making the exchange's open orders and ours agree, one account and market at a time.
+
+The comparison is `differences.py`. The network is asked outside transactions, so both sides may move
+meanwhile: whatever changed here between the moments before and after the list was fetched is left for
+the next run, and each difference is fetched once more before it is believed. A stale list opens and
+closes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db.models import Q
+
+from exchanges import access, runtime
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import OrderNotFound
+from exchanges.adapters.types import MarketType, OrderRef, OrderReport, VenueOrderStatus
+from exchanges.fields import plain
+from exchanges.models import Account
+from orders.clock import database_now
+from orders.models import EventSource, OpenOrder, Placement, StrategyPosition
+from tracking.applying import errands_run, reports_apply
+from tracking.differences import Difference, Disagreement, OurOrder, differences
+from tracking.fetching import Question, orders_fetch
+from tracking.leases import lease_acquire, leased
+from tracking.models import OrderTrackingSession
+from tracking.unmatched import unmatched_keep, unmatched_retry
+from tracking.watch import StreamKey
+
+logger = logging.getLogger(__name__)
+
+LIST_SECONDS = 30.0
+FETCH_SECONDS = 60.0
+# Short, so that a run that was killed is not in the way of the process that takes its account over. A
+# run that an exchange holds up for longer finds its lease gone and ends; two at once would do no harm.
+LEASE_SECONDS = 15.0
+FETCHED_AT_ONCE = 20
+FORGOTTEN_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PositionDifference:
+    symbol: str
+    here: Decimal
+    there: Decimal
+
+    def __str__(self) -> str:
+        return f"{self.symbol}: position {plain(self.here)} here, {plain(self.there)} there"
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What a run found. `ran` is False when another process was at it already."""
+
+    ran: bool = True
+    differences: list[Difference] = field(default_factory=list)
+    positions: list[PositionDifference] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.differences or self.positions or self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One of our placements as it stood at one moment; equal rows mean that nothing happened to it."""
+
+    order: OurOrder
+    ref: OrderRef
+    counted: Decimal
+    submitted_at: datetime
+    updated_at: datetime | None
+
+
+def reconcile_account(*, account_id: int, market_type: str, check_only: bool = False) -> Reconciled:
+    """Compare one account's open orders with the exchange's and settle what differs.
+
+    Without differences this costs one call to the exchange and a constant number of queries, however
+    many orders rest. `check_only` changes nothing, and compares positions as well.
+
+    Raises ExchangeError when the exchange cannot be asked for its list, TimeoutError after 30 s.
+    """
+    key = StreamKey(account_id, market_type)
+    exchange = access.exchange_for(Account.objects.get(pk=account_id), market_type)
+    if check_only:
+        found, _ = _compare(key, exchange)
+        return Reconciled(differences=found, positions=_position_differences(key, exchange))
+    with leased(_lease_name(key), seconds=LEASE_SECONDS) as owner:
+        if owner is None:
+            return Reconciled(ran=False)
+        return _reconcile(key, exchange, owner)
+
+
+def _lease_name(key: StreamKey) -> str:
+    return f"reconcile:{key.account_id}:{key.market_type}"
+
+
+def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
+    began = database_now()
+    found, rows = _compare(key, exchange)
+    result = Reconciled(differences=found)
+    doubtful = [one for one in found if one.ours is not None]
+    for start in range(0, len(doubtful), FETCHED_AT_ONCE):
+        if not lease_acquire(name=_lease_name(key), owner=owner, seconds=LEASE_SECONDS):
+            result.errors.append("the run took too long, and another process took over")
+            return result
+        _settle(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], rows, result)
+    external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
+    unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
+    retried = unmatched_retry(
+        key=key,
+        source=EventSource.RECONCILIATION,
+        settled_before=None if result.errors else began,
+    )
+    if retried.applied is not None:
+        errands_run(retried.applied, source=EventSource.RECONCILIATION)
+    OrderTrackingSession.objects.filter(account_id=key.account_id, market_type=key.market_type).update(
+        last_reconciled_at=began
+    )
+    for error in result.errors:
+        logger.warning("Reconciling account %s %s: %s", *key, error)
+    return result
+
+
+def _compare(key: StreamKey, exchange: Exchange) -> tuple[list[Difference], dict[int, _Row]]:
+    """Return what differs, without what changed here while the list was on its way, and our rows."""
+    before = _open_here(key)
+    theirs = runtime.run(exchange.fetch_open_orders(), timeout=LIST_SECONDS)
+    rows = _open_here(key)
+    ended = _named_by(key, theirs, rows)
+    found = differences(theirs, [row.order for row in (rows | ended).values()])
+
+    def is_settled(difference: Difference) -> bool:
+        ours = difference.ours
+        if ours is None:
+            return True
+        return before.get(ours.placement_id) == rows.get(ours.placement_id)
+
+    return [one for one in found if is_settled(one)], rows | ended
+
+
+def _settle(
+    key: StreamKey,
+    exchange: Exchange,
+    doubtful: Sequence[Difference],
+    rows: dict[int, _Row],
+    result: Reconciled,
+) -> None:
+    """Fetch orders once more and apply what the exchange says of them now."""
+    asked = [rows[one.ours.placement_id] for one in doubtful if one.ours is not None]
+    questions = [Question(row.ref, row.order.booked) for row in asked]
+    answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)
+    reports: list[OrderReport] = []
+    for row, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, OrderReport):
+            reports.append(answer)
+        elif isinstance(answer, OrderNotFound) and _is_forgotten(row):
+            reports.append(_ended_unheard(key, row))
+        else:
+            result.errors.append(f"{row.order.client_order_id}: {answer}")
+    applied = reports_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
+    errands_run(applied, source=EventSource.RECONCILIATION)
+
+
+def _is_forgotten(row: _Row) -> bool:
+    """Exchanges forget orders that ended without a fill after some days (Binance: three)."""
+    return row.order.is_open and row.submitted_at < database_now() - FORGOTTEN_AFTER
+
+
+def _ended_unheard(key: StreamKey, row: _Row) -> OrderReport:
+    return OrderReport(
+        market_type=MarketType(key.market_type),
+        symbol=row.order.symbol,
+        exchange_order_id=row.order.exchange_order_id,
+        client_order_id=row.order.client_order_id,
+        status=VenueOrderStatus.CANCELED,
+        filled_quantity=row.order.booked,
+        reason="The exchange does not know this order any more",
+    )
+
+
+def _open_here(key: StreamKey) -> dict[int, _Row]:
+    orders = OpenOrder.objects.filter(
+        account_id=key.account_id, book__market_type=key.market_type
+    ).select_related("placement__intent")
+    return {
+        order.placement_id: _row(
+            order.placement, status=order.status, is_open=True, updated_at=order.updated_at
+        )
+        for order in orders
+    }
+
+
+def _named_by(key: StreamKey, theirs: Sequence[OrderReport], rows: dict[int, _Row]) -> dict[int, _Row]:
+    """Return our placements that their list names although they are not open here."""
+    open_here = {row.order.client_order_id for row in rows.values()}
+    strange = [report for report in theirs if report.client_order_id not in open_here]
+    if not strange:
+        return {}
+    clients = {report.client_order_id for report in strange} - {""}
+    names = {report.exchange_order_id for report in strange} - {""}
+    ended = (
+        Placement.objects.filter(account_id=key.account_id, intent__market_type=key.market_type)
+        .filter(
+            Q(client_order_id__in=clients)
+            | (Q(exchange_order_id__in=names) & ~Q(exchange_order_id=""))
+            | (Q(child_order_id__in=names) & ~Q(child_order_id=""))
+        )
+        .exclude(pk__in=rows)
+        .select_related("intent")
+    )
+    return {
+        placement.pk: _row(placement, status=placement.exchange_status, is_open=False) for placement in ended
+    }
+
+
+def _row(placement: Placement, *, status: str, is_open: bool, updated_at: datetime | None = None) -> _Row:
+    return _Row(
+        order=OurOrder(
+            placement_id=placement.pk,
+            symbol=placement.intent.symbol,
+            client_order_id=placement.client_order_id,
+            exchange_order_id=placement.exchange_order_id,
+            child_order_id=placement.child_order_id,
+            status=status,
+            booked=placement.filled_quantity,
+            is_open=is_open,
+        ),
+        ref=placement.to_ref(),
+        counted=placement.exchange_filled_quantity,
+        submitted_at=placement.created_at,
+        updated_at=updated_at,
+    )
+
+
+def _position_differences(key: StreamKey, exchange: Exchange) -> list[PositionDifference]:
+    """Compare the sum of our strategies' positions with the account's, where a market has positions."""
+    if not exchange.capabilities.leverage:
+        return []  # a spot balance is no position: deposits and other coins are in it
+    theirs: dict[str, Decimal] = defaultdict(Decimal)
+    for position in runtime.run(exchange.fetch_positions(), timeout=LIST_SECONDS):
+        theirs[position.symbol] += position.quantity
+    ours: dict[str, Decimal] = defaultdict(Decimal)
+    mine = StrategyPosition.objects.filter(account_id=key.account_id, market_type=key.market_type)
+    for symbol, quantity in mine.values_list("symbol", "quantity"):
+        ours[symbol] += quantity
+    return [
+        PositionDifference(symbol, ours[symbol], theirs[symbol])
+        for symbol in sorted({*ours, *theirs})
+        if ours[symbol] != theirs[symbol]
+    ]

@@ -1,0 +1,273 @@
+"""Asking what became of orders whose state nobody knows: SUBMITTING too long, CANCELING too long.
+
+An order that is found is adopted. One that is not found may still be on its way, so "not found" counts
+only once the request can be accepted no more, by the database's clock, and only when it is said twice,
+by the query, the open orders, the recent orders and the fills alike. Any number of processes may run
+this: a row is claimed before the exchange is asked, by moving its `ask_at` on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, QuerySet
+
+from exchanges import access, runtime
+from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
+from exchanges.adapters.types import VENUE_CLOSED, OrderRef, OrderReport
+from exchanges.models import Account
+from orders.bulk import bulk_save
+from orders.clock import database_now
+from orders.models import EventSource, OpenOrder, Placement, PlacementOutcome
+from orders.services.gaps import fill_gaps
+from orders.services.settlement import never_placed
+from orders.states import RESTING, OrderStatus
+from tracking.applying import errands_run, reports_apply
+from tracking.fetching import Question, orders_fetch, with_fills
+from tracking.watch import StreamKey
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 200
+ASK_SECONDS = 60.0
+CLAIM = timedelta(seconds=30)  # if the claimer dies, another asks after this
+SOONEST_AGAIN = timedelta(seconds=2)
+LATEST_AGAIN = timedelta(seconds=30)
+BEFORE_PLACING = timedelta(minutes=1)  # how far clocks may differ when the exchange's history is read
+TIMES_NOT_FOUND = 2
+ABSENT_REASON = "The exchange does not know it: no such order, open or ended, and no fill"
+
+
+class Absent:
+    """The exchange was asked in every way that it has, and knows nothing of the order."""
+
+
+Answer = OrderReport | ExchangeError | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One order to ask about."""
+
+    open_order: OpenOrder
+    placement: Placement
+    ref: OrderRef
+    claimed: datetime
+
+    @property
+    def question(self) -> Question:
+        return Question(self.ref, self.placement.filled_quantity)
+
+    @property
+    def is_settled(self) -> bool:
+        """It is proven never to have been placed, and whoever proved it died before acting on it."""
+        return self.placement.outcome == PlacementOutcome.NEVER_PLACED
+
+
+def resolve(*, limit: int = AT_ONCE) -> int:
+    """Ask about every order that is due and settle what can be settled; return how many were asked for.
+
+    One account's trouble is logged and stops no other account.
+    """
+    cases = _claim(limit)
+    if not cases:
+        return 0
+    exchanges = _exchanges(cases)
+    answers = runtime.run(_ask_all(exchanges, cases, database_now()), timeout=ASK_SECONDS)
+    for key, asked in answers.items():
+        try:
+            _settle(key, cases[key], asked)
+        except Exception:  # noqa: BLE001  # guards the other accounts
+            logger.exception("Could not settle what was asked for account %s %s", *key)
+    return sum(len(asked) for asked in answers.values())
+
+
+def gaps_sweep(*, limit: int = AT_ONCE) -> int:
+    """Fetch the fills of orders, ended ones too, of which the exchange counts more than we booked.
+
+    Streams and reconciliation close gaps at once; this is for those whose process died in between.
+    """
+    unequal = Placement.objects.exclude(exchange_filled_quantity=F("filled_quantity")).order_by("-pk")[:limit]
+    gaps = [placement.pk for placement in unequal if placement.has_gap]
+    if gaps:
+        fill_gaps(placement_ids=gaps, source=EventSource.RESOLVER, now=database_now())
+    return len(gaps)
+
+
+def counts_from(placement: Placement, validity_seconds: float) -> datetime:
+    """Return from when on "not found" means something: no request that left in time is valid any more."""
+    wait = settings.EXCHANGE_TIMEOUT_SECONDS + validity_seconds + settings.RESOLVE_MARGIN_SECONDS
+    return placement.send_by + timedelta(seconds=wait)
+
+
+def _claim(limit: int) -> dict[StreamKey, list[_Case]]:
+    """Take the orders that are due, by moving their `ask_at` on; nobody else asks about them meanwhile."""
+    now = database_now()
+    if not OpenOrder.objects.filter(ask_at__lte=now).exists():
+        return {}  # the usual case: no transaction, and on SQLite no write lock, for nothing
+    with transaction.atomic():
+        # Rows that somebody works on right now are skipped, not waited for: no order of locks to keep.
+        due = list(
+            OpenOrder.objects.filter(ask_at__lte=now)
+            .select_for_update(skip_locked=True, of=("self",))
+            .select_related("placement__intent", "book")
+            .order_by("ask_at")[:limit]
+        )
+        for order in due:
+            order.ask_at = now + CLAIM
+        bulk_save(due, fields=("ask_at",))
+    cases: dict[StreamKey, list[_Case]] = defaultdict(list)
+    for order in due:
+        key = StreamKey(order.account_id, order.book.market_type)
+        cases[key].append(_Case(order, order.placement, order.placement.to_ref(), now + CLAIM))
+    return cases
+
+
+def _exchanges(keys: Iterable[StreamKey]) -> dict[StreamKey, Exchange]:
+    wanted = list(keys)
+    accounts = Account.objects.in_bulk({key.account_id for key in wanted})
+    found = {}
+    for key in wanted:
+        try:
+            found[key] = access.exchange_for(accounts[key.account_id], key.market_type)
+        except Exception:  # noqa: BLE001  # keys that cannot be decrypted are one account's trouble
+            logger.exception("No way to the exchange for account %s %s", *key)
+    return found
+
+
+async def _ask_all(
+    exchanges: dict[StreamKey, Exchange], cases: dict[StreamKey, list[_Case]], asked_at: datetime
+) -> dict[StreamKey, list[Answer]]:
+    """Ask all exchanges side by side: a dead one holds up nobody else."""
+    answers = await asyncio.gather(*(_ask(exchanges[key], cases[key], asked_at) for key in exchanges))
+    return dict(zip(exchanges, answers, strict=True))
+
+
+async def _ask(exchange: Exchange, cases: Sequence[_Case], asked_at: datetime) -> list[Answer]:
+    """Return an answer per case, in order."""
+    asked = [case for case in cases if not case.is_settled]
+    queried = await orders_fetch(exchange, [case.question for case in asked])
+    by_case = dict(zip((case.open_order.pk for case in asked), queried, strict=True))
+    lists = _Lists(exchange)
+    answers: list[Answer] = []
+    for case in cases:
+        answer: Answer = by_case.get(case.open_order.pk, Absent())
+        if isinstance(answer, OrderNotFound) and _may_count(exchange, case, asked_at):
+            try:
+                answer = await _look_everywhere(exchange, lists, case)
+            except ExchangeError as exc:
+                answer = exc
+        answers.append(answer)
+    return answers
+
+
+def _may_count(exchange: Exchange, case: _Case, asked_at: datetime) -> bool:
+    window = exchange.capabilities.validity_window_seconds
+    if case.open_order.status != OrderStatus.SUBMITTING:
+        return False
+    if window is None:
+        logger.error(
+            "%s is unknown to %s, where requests never expire: a person has to decide",
+            case.placement.client_order_id,
+            exchange.venue,
+        )
+        return False
+    validity = max(window, settings.EXCHANGE_VALIDITY_SECONDS)
+    return asked_at >= counts_from(case.placement, validity)
+
+
+async def _look_everywhere(exchange: Exchange, lists: _Lists, case: _Case) -> Answer:
+    since = case.placement.created_at - BEFORE_PLACING
+    for report in (*await lists.open_orders(case.ref.symbol), *await lists.recent(case.ref.symbol, since)):
+        if report.client_order_id == case.ref.client_order_id:
+            return await with_fills(exchange, report, case.question)
+    try:
+        fills = await exchange.fetch_executions(case.ref)
+    except OrderNotFound:
+        return Absent()
+    if fills:
+        return OutcomeUnknown("it has fills, but the exchange shows no order", venue=exchange.venue)
+    return Absent()
+
+
+class _Lists:
+    """An exchange's lists, fetched once per symbol however many orders are looked for."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._open: dict[str, list[OrderReport]] = {}
+        self._recent: dict[tuple[str, datetime], list[OrderReport]] = {}
+
+    async def open_orders(self, symbol: str) -> list[OrderReport]:
+        if symbol not in self._open:
+            self._open[symbol] = await self._exchange.fetch_open_orders(symbol)
+        return self._open[symbol]
+
+    async def recent(self, symbol: str, since: datetime) -> list[OrderReport]:
+        hour = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        if (symbol, hour) not in self._recent:
+            since_ms = int(hour.timestamp() * 1000)
+            self._recent[symbol, hour] = await self._exchange.fetch_recent_orders(symbol, since_ms=since_ms)
+        return self._recent[symbol, hour]
+
+
+def _settle(key: StreamKey, cases: Sequence[_Case], answers: Sequence[Answer]) -> None:
+    reports = [answer for answer in answers if isinstance(answer, OrderReport)]
+    if reports:
+        errands_run(
+            reports_apply(key=key, reports=reports, source=EventSource.RESOLVER), source=EventSource.RESOLVER
+        )
+    absent = [case for case, answer in zip(cases, answers, strict=True) if isinstance(answer, Absent)]
+    proven = [
+        case.placement.pk for case in absent if case.is_settled or _not_found_again(case) >= TIMES_NOT_FOUND
+    ]
+    if proven:
+        logger.warning("Account %s %s: %s orders were never placed", *key, len(proven))
+        applied = never_placed(
+            placement_ids=proven, source=EventSource.RESOLVER, now=database_now(), reason=ABSENT_REASON
+        )
+        errands_run(applied, source=EventSource.RESOLVER)
+    for case, answer in zip(cases, answers, strict=True):
+        _ask_later(case, answer)
+
+
+def _still_claimed(case: _Case) -> QuerySet[OpenOrder]:
+    """The row, unless something happened to it since it was claimed."""
+    return OpenOrder.objects.filter(pk=case.open_order.pk, placement=case.placement, ask_at=case.claimed)
+
+
+def _not_found_again(case: _Case) -> int:
+    """Count one more time that an order was not found; return how often that makes."""
+    mine = _still_claimed(case).filter(status=OrderStatus.SUBMITTING)
+    if not mine.update(not_found_count=F("not_found_count") + 1):
+        return 0
+    return mine.values_list("not_found_count", flat=True).first() or 0
+
+
+def _ask_later(case: _Case, answer: Answer) -> None:
+    """Say when to ask again, unless something happened meanwhile that says it better."""
+    now = database_now()
+    is_live = isinstance(answer, OrderReport) and answer.status not in VENUE_CLOSED
+    if is_live and _still_claimed(case).filter(status__in=RESTING).update(ask_at=None):
+        return
+    if isinstance(answer, ExchangeError) and not isinstance(answer, OrderNotFound):
+        logger.warning("No answer about %s: %s", case.placement.client_order_id, answer)
+    unknown_for = now - case.placement.send_by
+    wait = (
+        SOONEST_AGAIN
+        if isinstance(answer, Absent)
+        else min(max(unknown_for / 2, SOONEST_AGAIN), LATEST_AGAIN)
+    )
+    again = now + wait
+    counting = counts_from(case.placement, settings.EXCHANGE_VALIDITY_SECONDS)
+    if now + SOONEST_AGAIN < counting < again:
+        again = counting
+    _still_claimed(case).update(ask_at=again)

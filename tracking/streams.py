@@ -1,0 +1,185 @@
+"""The streams process: follow every account that has to be followed, and settle what is unknown.
+
+Several may run. An account is followed by the one that holds its lease; one that finds a lease
+expired takes it. What else it does (resolver, take-over of deliveries, prices) any number of
+processes may do at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+
+from exchanges import runtime
+from exchanges.models import Account, ConfigVersion
+from tracking.follower import Follower
+from tracking.leases import lease_acquire, lease_release, new_owner
+from tracking.resolver import gaps_sweep, resolve
+from tracking.sessions import RENEW_SECONDS, sessions_claim, sessions_renew
+from tracking.tasks import deliveries_take_over, instruments_load
+from tracking.threads import Threads
+from tracking.tickers import tickers_refresh
+from tracking.watch import Source, StreamKey, streams_wanted
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+SETTLE_SECONDS = 2.0
+SWEEP_SECONDS = 30.0
+INSTRUMENTS_SECONDS = 30.0
+TICKER_LEASE = "tickers"
+TICKER_LEASE_SECONDS = 10.0
+LEDGER_THREADS = 4
+NETWORK_THREADS = 16
+LAST_ERRANDS_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at the database found: the streams to follow, and what each account logs in with."""
+
+    version: int
+    wanted: frozenset[StreamKey]
+    logins: dict[int, str]
+
+
+class Streams:
+    """One streams process. `run()` returns after `stop()`, or a signal."""
+
+    def __init__(self) -> None:
+        self.owner = new_owner()
+        self.followers: dict[StreamKey, Follower] = {}
+        self._ledger = Threads("ledger", LEDGER_THREADS)
+        self._network = Threads("network", NETWORK_THREADS)
+        self._stopping = asyncio.Event()
+        self._seen = _Seen(-1, frozenset(), {})
+        self._renewed_at = float("-inf")
+        self._loaded: set[Source] = set()  # whose instruments this process has seen fresh
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Follow accounts until stopped; then write down what was heard and give the leases back."""
+        runtime.adopt(asyncio.get_running_loop())
+        logger.info("Streams process %s starts", self.owner)
+        steps: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+            (LOOK_SECONDS, self._tend),
+            (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
+            (SETTLE_SECONDS, lambda: self._network.run(resolve)),
+            (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
+            (INSTRUMENTS_SECONDS, self._load_instruments),
+            (settings.TICKER_SECONDS, lambda: self._network.run(_tickers, self.owner)),
+        ]
+        tasks = [asyncio.create_task(self._every(seconds, step)) for seconds, step in steps]
+        await self._stopping.wait()
+        logger.info("Streams process %s stops", self.owner)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stop_followers(set(self.followers), release=True, reason="The process stopped")
+        with suppress(OperationalError, InterfaceError):
+            await self._ledger.run(lease_release, name=TICKER_LEASE, owner=self.owner)
+        with suppress(TimeoutError):
+            # The loop goes on meanwhile: these threads may be waiting for an exchange.
+            async with asyncio.timeout(LAST_ERRANDS_SECONDS):
+                await asyncio.to_thread(self._network.close)
+        await runtime.close()
+        await asyncio.to_thread(self._ledger.close)
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await step()
+            except (OperationalError, InterfaceError) as exc:
+                logger.warning("The database is away: %s", exc)
+            except Exception:
+                logger.exception("A step of the streams process failed; it is tried again")
+            await asyncio.sleep(seconds)
+
+    async def _tend(self) -> None:
+        """Follow what is to be followed and ours, and nothing else."""
+        before, self._seen = self._seen, await self._ledger.run(_look, self._seen)
+        wanted = self._seen.wanted
+        held = await self._renewed()
+        lost = self.followers.keys() - held
+        if lost:
+            logger.warning("Streams %s are followed by another process now", sorted(lost))
+        await self._stop_followers(lost, release=False, reason="Another process took over")
+        await self._stop_followers(
+            self.followers.keys() - wanted, release=True, reason="There is nothing to follow any more"
+        )
+        was, now = before.logins, self._seen.logins
+        renamed = {key for key in self.followers if was.get(key.account_id) != now.get(key.account_id)}
+        await self._stop_followers(renamed, release=False, reason="The account's credentials changed")
+        missing = wanted - self.followers.keys() - renamed
+        claimed = await self._ledger.run(sessions_claim, keys=missing, owner=self.owner) if missing else set()
+        for key in claimed | renamed:
+            follower = Follower(key, owner=self.owner, ledger=self._ledger, network=self._network)
+            self.followers[key] = follower
+            follower.start()
+
+    async def _renewed(self) -> set[StreamKey]:
+        """Renew the leases at half their life; return the streams that are still ours."""
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed_at < RENEW_SECONDS:
+            return set(self.followers)
+        held = await self._ledger.run(sessions_renew, owner=self.owner)
+        self._renewed_at = now
+        return held
+
+    async def _load_instruments(self) -> None:
+        """Load what trades where this process has not done so yet; what failed is tried again."""
+        self._loaded |= await self._network.run(instruments_load, frozenset(self._loaded))
+
+    async def _stop_followers(self, keys: set[StreamKey], *, release: bool, reason: str) -> None:
+        followers = [self.followers.pop(key) for key in keys]
+        stops = (follower.stop(reason=reason, release=release) for follower in followers)
+        for result in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(result, BaseException):
+                logger.warning("A stream was not ended cleanly: %s", result)
+
+
+def _look(seen: _Seen) -> _Seen:
+    version = ConfigVersion.current()
+    wanted = frozenset(streams_wanted())
+    if (version, wanted) == (seen.version, seen.wanted):
+        return seen
+    accounts = Account.objects.filter(pk__in={key.account_id for key in wanted})
+    return _Seen(version, wanted, {account.pk: _login(account) for account in accounts})
+
+
+def _login(account: Account) -> str:
+    """A fingerprint of what a stream is opened with; it changes when the credentials do."""
+    parts = (
+        account.exchange,
+        account.environment,
+        account.encrypted_api_key,
+        account.encrypted_api_secret,
+        account.encrypted_passphrase,
+    )
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _tickers(owner: str) -> int:
+    """Refresh prices, unless another streams process does already."""
+    if not lease_acquire(name=TICKER_LEASE, owner=owner, seconds=TICKER_LEASE_SECONDS):
+        return 0
+    return tickers_refresh()
+
+
+async def serve() -> None:
+    """Run one streams process until SIGTERM or SIGINT."""
+    streams = Streams()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, streams.stop)
+    await streams.run()

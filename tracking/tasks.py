@@ -1,0 +1,53 @@
+"""What the worker does so that nothing depends on a streams process; django-q2 calls these."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from exchanges.adapters.exceptions import ExchangeError
+from exchanges.instruments import instruments_refresh
+from orders.clock import database_now
+from orders.services.deliveries import take_over_expired
+from tracking.reconciliation import reconcile_account
+from tracking.resolver import gaps_sweep, resolve
+from tracking.sessions import sessions_unwatched
+from tracking.watch import Source, accounts_by_source, streams_wanted
+
+logger = logging.getLogger(__name__)
+
+
+def deliveries_take_over() -> int:
+    """Take over webhook deliveries whose process died; return how many got their answer."""
+    return take_over_expired(now=database_now())
+
+
+def orders_resolve() -> int:
+    """Ask what became of orders nobody knows about, and for fills that were not heard."""
+    return resolve() + gaps_sweep()
+
+
+def reconcile_unwatched() -> int:
+    """Reconcile the accounts that no living streams process follows; return how many."""
+    done = 0
+    for key in sorted(sessions_unwatched(streams_wanted())):
+        try:
+            done += reconcile_account(account_id=key.account_id, market_type=key.market_type).ran
+        except (ExchangeError, TimeoutError) as exc:
+            logger.warning("Account %s %s could not be reconciled: %s", *key, exc)
+    return done
+
+
+def instruments_load(loaded: Collection[Source] = ()) -> set[Source]:
+    """Refresh what trades at every exchange in use but those in `loaded`; return which could be asked."""
+    done: set[Source] = set()
+    for source, account in accounts_by_source(streams_wanted()).items():
+        if source in loaded:
+            continue
+        try:
+            instruments_refresh(account=account, market_type=source[2])
+        except (ExchangeError, TimeoutError) as exc:
+            logger.warning("Instruments of %s %s %s: %s", *source, exc)
+        else:
+            done.add(source)
+    return done

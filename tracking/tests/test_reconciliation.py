@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from exchanges.adapters.exceptions import OutcomeUnknown
+from exchanges.adapters.testing import FakeExchange
+from exchanges.adapters.types import OrderRef, OrderReport, VenueOrderStatus, VenuePosition
+from exchanges.models import Account
+from orders.clock import database_now
+from orders.models import (
+    EventSource,
+    EventType,
+    FailedOrder,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    Placement,
+    StrategyPosition,
+    Trade,
+    TradeExecution,
+)
+from orders.services.settlement import apply_reports
+from orders.states import OrderStatus
+from tracking.differences import Disagreement
+from tracking.leases import lease_acquire
+from tracking.models import OrderTrackingSession, UnmatchedReport
+from tracking.reconciliation import Reconciled, reconcile_account
+from tracking.sessions import sessions_ensure
+from tracking.tests.conftest import Exchanges
+from tracking.tests.making import (
+    FUTURES,
+    SYMBOL,
+    key_of,
+    make_account,
+    make_order,
+    make_orders,
+    make_resting,
+    open_order,
+    report,
+    send,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def account(exchanges: Exchanges) -> Account:
+    return make_account()
+
+
+@pytest.fixture
+def exchange(exchanges: Exchanges, account: Account) -> FakeExchange:
+    return exchanges.of(account)
+
+
+def reconcile(account: Account, **options: bool) -> Reconciled:
+    return reconcile_account(account_id=account.pk, market_type=FUTURES, **options)
+
+
+def kinds(result: Reconciled) -> list[Disagreement]:
+    return [one.kind for one in result.differences]
+
+
+class TestReconcileAccount:
+    def test_writes_nothing_where_both_agree(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_resting(account)
+        events, before = OrderEvent.objects.count(), open_order(placement)
+
+        result = reconcile(account)
+
+        assert result.is_clean
+        after = open_order(placement)
+        assert before is not None
+        assert after is not None
+        assert (after.status, after.updated_at) == (before.status, before.updated_at)
+        assert OrderEvent.objects.count() == events
+
+    def test_finishes_an_order_that_was_canceled_by_hand(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+
+        assert kinds(reconcile(account)) == [Disagreement.NOT_OPEN_THERE]
+
+        assert open_order(placement) is None
+        failed = FailedOrder.objects.get()
+        assert (failed.status, failed.quantity) == ("canceled", Decimal(1))
+        assert reconcile(account).is_clean
+
+    def test_books_all_fills_of_an_order_that_filled_unheard(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        exchange.fill(placement.client_order_id, announce=False)
+
+        reconcile(account)
+
+        assert open_order(placement) is None
+        assert TradeExecution.objects.count() == 2
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+        assert Trade.objects.get().average_price == Decimal(90000)
+        last = OrderEvent.objects.latest("pk")
+        assert (last.type, last.source) == (EventType.FILLED, EventSource.RECONCILIATION)
+
+    def test_books_a_part_fill_of_an_order_that_rests(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_resting(account)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+
+        assert kinds(reconcile(account)) == [Disagreement.FILLED_MORE]
+        assert reconcile(account).is_clean
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.PARTIALLY_FILLED
+        assert StrategyPosition.objects.get().quantity == Decimal("0.4")
+
+    def test_adopts_a_submitting_order_whose_answer_was_lost(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account)
+        exchange.lose_answer(placement.client_order_id, OutcomeUnknown("read timed out", venue="fake"))
+        send(account, [placement])
+
+        assert kinds(reconcile(account)) == [Disagreement.FOUND]
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.ask_at) == (OrderStatus.NEW, None)
+        assert order.placement.exchange_order_id != ""
+
+    def test_leaves_a_submitting_order_alone_that_is_not_there(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account)
+
+        assert reconcile(account).is_clean
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.SUBMITTING
+
+    def test_revives_an_order_that_we_took_for_dead(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_resting(account)
+        OpenOrder.objects.all().delete()
+        OrderIntent.objects.update(home=Home.FAILED)
+
+        assert kinds(reconcile(account)) == [Disagreement.NOT_OPEN_HERE]
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.NEW
+
+    def test_skips_what_changed_here_while_the_list_was_on_its_way(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        ended, arrived = make_resting(account), make_order(account)
+        later: list[Callable[[], None]] = [
+            lambda: send(account, [arrived]),
+            lambda: _apply(account, exchange.end(ended.client_order_id, VenueOrderStatus.CANCELED)),
+        ]
+        _meanwhile(exchange, later)
+        asked = _count_queries_of_orders(exchange)
+
+        result = reconcile(account)
+
+        assert result.differences == []
+        assert asked == []
+        order = open_order(arrived)
+        assert order is not None
+        assert order.status == OrderStatus.NEW
+        assert open_order(ended) is None
+        assert FailedOrder.objects.count() == 1
+
+    def test_shows_an_order_placed_by_hand_once_and_never_touches_it(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        exchange.orders["900"] = report()
+
+        for _ in range(3):
+            assert kinds(reconcile(account)) == [Disagreement.EXTERNAL]
+
+        event = OrderEvent.objects.get(type=EventType.EXTERNAL)
+        assert (event.user_id, event.account_id, event.symbol) == (account.user_id, account.pk, SYMBOL)
+        assert event.data["exchange_order_id"] == "900"
+        assert UnmatchedReport.objects.get().state == UnmatchedReport.State.EXTERNAL
+        assert exchange.cancelled == []
+
+    def test_costs_the_same_for_two_orders_and_for_two_hundred(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        sessions_ensure([key_of(account)])
+        calls = _count_calls(exchange)
+        send(account, make_orders(account, [{} for _ in range(2)]))
+        reconcile(account)
+        with CaptureQueriesContext(connection) as few:
+            reconcile(account)
+        send(account, make_orders(account, [{} for _ in range(198)]))
+        calls.clear()
+
+        with CaptureQueriesContext(connection) as many:
+            result = reconcile(account)
+
+        assert result.is_clean
+        assert OpenOrder.objects.filter(status=OrderStatus.NEW).count() == 200
+        assert len(many) == len(few)
+        assert len(many) <= 12
+        assert calls == ["fetch_open_orders"]
+
+    def test_does_not_run_while_another_process_runs_it(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+        lease_acquire(name=f"reconcile:{account.pk}:{FUTURES}", owner="another", seconds=10)
+
+        assert reconcile(account).ran is False
+
+        assert open_order(placement) is not None
+
+    def test_leaves_everything_when_the_exchange_cannot_be_asked(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.fails_with = OutcomeUnknown("connection lost", venue="fake")
+
+        with pytest.raises(OutcomeUnknown):
+            reconcile(account)
+
+        assert open_order(placement) is not None
+        exchange.fails_with = None
+        assert reconcile(account).ran is True  # and the next run is not locked out
+
+    def test_keeps_an_order_that_the_exchange_neither_lists_nor_finds(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.orders.clear()
+
+        result = reconcile(account)
+
+        assert open_order(placement) is not None
+        assert len(result.errors) == 1
+
+    def test_lets_an_order_go_that_the_exchange_has_forgotten_after_days(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        Placement.objects.update(created_at=database_now() - timedelta(days=4))
+        exchange.orders.clear()
+
+        reconcile(account)
+
+        assert open_order(placement) is None
+        assert FailedOrder.objects.get().exchange_error == "The exchange does not know this order any more"
+
+    def test_says_when_it_ran(self, account: Account, exchange: FakeExchange) -> None:
+        sessions_ensure([key_of(account)])
+
+        reconcile(account)
+
+        assert OrderTrackingSession.objects.get().last_reconciled_at is not None
+
+
+class TestReconcileCommand:
+    def test_check_prints_differences_changes_nothing_and_exits_1(
+        self, account: Account, exchange: FakeExchange, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        placement = make_resting(account)
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+        exchange.positions = [VenuePosition(SYMBOL, Decimal("0.5"), Decimal(90000))]
+        events = OrderEvent.objects.count()
+
+        with pytest.raises(SystemExit) as ended:
+            call_command("reconcile", "--check")
+
+        assert ended.value.code == 1
+        printed = capsys.readouterr().out
+        assert f"{placement.client_order_id}: open here, not there" in printed
+        assert f"{SYMBOL}: position 0 here, 0.5 there" in printed
+        assert open_order(placement) is not None
+        assert OrderEvent.objects.count() == events
+        assert UnmatchedReport.objects.exists() is False
+
+    def test_check_is_content_where_both_agree(
+        self, account: Account, exchange: FakeExchange, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_resting(account)
+
+        call_command("reconcile", "--check")
+
+        assert "agrees" in capsys.readouterr().out
+
+    def test_settles_what_differs_for_one_account_only(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        other = make_account()
+        mine, theirs = make_resting(account), make_resting(other)
+        for one, fake in ((mine, exchange), (theirs, exchanges.of(other))):
+            fake.end(one.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+
+        call_command("reconcile", "--account", str(account.pk))
+
+        assert open_order(mine) is None
+        assert open_order(theirs) is not None
+
+    def test_exits_2_when_an_exchange_cannot_be_asked(self, account: Account, exchange: FakeExchange) -> None:
+        exchange.fails_with = OutcomeUnknown("connection lost", venue="fake")
+
+        with pytest.raises(CommandError) as failed:
+            call_command("reconcile")
+
+        assert failed.value.returncode == 2
+
+    def test_exits_2_for_an_account_that_does_not_exist(self, account: Account) -> None:
+        with pytest.raises(CommandError, match="no account 999999"):
+            call_command("reconcile", "--account", "999999")
+
+
+def _apply(account: Account, *reports: OrderReport) -> None:
+    apply_reports(
+        account_id=account.pk,
+        market_type=FUTURES,
+        reports=reports,
+        source=EventSource.STREAM,
+        now=database_now(),
+    )
+
+
+def _meanwhile(exchange: FakeExchange, steps: Sequence[Callable[[], None]]) -> None:
+    """Let things happen after the exchange made its list and before we read it."""
+    import asyncio
+
+    fetch = exchange.fetch_open_orders
+
+    async def slow(symbol: str | None = None) -> list[OrderReport]:
+        listed = await fetch(symbol)
+        for step in steps:
+            await asyncio.to_thread(_in_thread, step)
+        return listed
+
+    exchange.fetch_open_orders = slow  # type: ignore[method-assign]
+
+
+def _in_thread(step: Callable[[], None]) -> None:
+    try:
+        step()
+    finally:
+        connection.close()
+
+
+def _count_queries_of_orders(exchange: FakeExchange) -> list[OrderRef]:
+    asked: list[OrderRef] = []
+    fetch = exchange.fetch_order
+
+    async def counted(ref: OrderRef) -> OrderReport:
+        asked.append(ref)
+        return await fetch(ref)
+
+    exchange.fetch_order = counted  # type: ignore[method-assign]
+    return asked
+
+
+def _count_calls(exchange: FakeExchange) -> list[str]:
+    calls: list[str] = []
+
+    def counting(name: str) -> Any:
+        method = getattr(exchange, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return await method(*args, **kwargs)
+
+        return call
+
+    for name in ("fetch_open_orders", "fetch_order", "fetch_executions", "fetch_recent_orders"):
+        setattr(exchange, name, counting(name))
+    return calls

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db.models import F
+
+from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
+from exchanges.adapters.testing import FakeExchange
+from exchanges.adapters.types import OrderRef, OrderReport, VenueOrderStatus
+from exchanges.models import Account
+from orders.clock import database_now
+from orders.models import (
+    DeliveryState,
+    EventSource,
+    EventType,
+    FailedOrder,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    Placement,
+    PlacementOutcome,
+    StrategyPosition,
+    TradeExecution,
+)
+from orders.services.cancellation import cancels_send
+from orders.services.settlement import apply_reports
+from orders.states import OrderStatus
+from tracking.resolver import gaps_sweep, resolve
+from tracking.tests.conftest import Exchanges
+from tracking.tests.making import (
+    FUTURES,
+    long_ago,
+    make_account,
+    make_order,
+    make_orders,
+    make_resting,
+    open_order,
+    send,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+# Planned 60 s ago: `send_by` and everything that is added to it has passed.
+HOPELESS = {"seconds": 60}
+# Planned 22 s ago: due to be asked about, and a request may still be under way.
+EARLY = {"seconds": 22}
+
+
+@pytest.fixture
+def account(exchanges: Exchanges) -> Account:
+    return make_account()
+
+
+@pytest.fixture
+def exchange(exchanges: Exchanges, account: Account) -> FakeExchange:
+    return exchanges.of(account)
+
+
+def lost(exchange: FakeExchange, account: Account, placement: Placement) -> None:
+    """Send an order whose answer never comes back."""
+    exchange.lose_answer(placement.client_order_id, OutcomeUnknown("read timed out", venue="fake"))
+    send(account, [placement])
+
+
+def due_now() -> None:
+    OpenOrder.objects.filter(ask_at__isnull=False).update(ask_at=long_ago(seconds=1))
+
+
+def resolve_again() -> None:
+    due_now()
+    resolve()
+
+
+class TestResolveOfSubmittingOrders:
+    def test_adopts_an_order_whose_answer_was_lost(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_order(account)
+        lost(exchange, account, placement)
+        due_now()
+
+        assert resolve() == 1
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.ask_at) == (OrderStatus.NEW, None)
+        event = OrderEvent.objects.latest("pk")
+        assert (event.type, event.source) == (EventType.ACCEPTED, EventSource.RESOLVER)
+        assert [request.client_order_id for request in exchange.submitted] == [placement.client_order_id]
+
+    def test_books_the_fills_of_an_order_that_filled_meanwhile(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account)
+        lost(exchange, account, placement)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.3"), announce=False)
+        exchange.fill(placement.client_order_id, announce=False)
+        due_now()
+
+        resolve()
+
+        assert open_order(placement) is None
+        assert TradeExecution.objects.count() == 2
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+
+    def test_asks_nothing_before_it_is_time(self, account: Account, exchange: FakeExchange) -> None:
+        make_order(account)
+
+        assert resolve() == 0
+
+    def test_does_not_believe_not_found_while_a_request_may_be_on_its_way(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account, planned_at=long_ago(**EARLY))
+
+        for _ in range(3):
+            resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.not_found_count) == (OrderStatus.SUBMITTING, 0)
+        assert order.ask_at is not None
+        assert order.ask_at > database_now()
+
+    def test_needs_to_be_told_twice_that_an_order_was_never_placed(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+
+        resolve()
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.not_found_count) == (OrderStatus.SUBMITTING, 1)
+        resolve_again()
+        assert open_order(placement) is None
+        failed = FailedOrder.objects.get()
+        assert (failed.reason, failed.quantity) == ("Never placed on the exchange", Decimal(1))
+        placement.refresh_from_db()
+        assert placement.outcome == PlacementOutcome.NEVER_PLACED
+        assert exchange.submitted == []  # nothing was sent on the way
+
+    def test_ends_a_canceled_order_that_was_never_placed_without_a_failure(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        make_order(account, planned_at=long_ago(**HOPELESS))
+        OrderIntent.objects.update(cancel_requested=True)
+
+        resolve()
+        resolve_again()
+
+        assert OrderIntent.objects.get().home == Home.DONE
+        assert FailedOrder.objects.exists() is False
+
+    def test_places_a_limit_of_an_unanswered_delivery_anew_and_a_market_never(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        limit, market = make_orders(
+            account,
+            [{}, {"order_type": "MARKET", "price": None}],
+            planned_at=long_ago(**HOPELESS),
+            delivery_state=DeliveryState.WORKING,
+        )
+
+        resolve()
+        resolve_again()
+
+        assert [request.client_order_id for request in exchange.submitted] == [
+            limit.client_order_id[:-1] + "2"
+        ]
+        assert FailedOrder.objects.get().intent_id == market.intent_id
+
+    def test_finishes_what_a_dead_process_had_proven(self, account: Account, exchange: FakeExchange) -> None:
+        (limit,) = make_orders(
+            account, [{}], planned_at=long_ago(**HOPELESS), delivery_state=DeliveryState.WORKING
+        )
+        Placement.objects.update(outcome=PlacementOutcome.NEVER_PLACED)
+
+        resolve()
+
+        assert [one.client_order_id for one in exchange.submitted] == [limit.client_order_id[:-1] + "2"]
+
+    def test_believes_the_open_orders_over_the_query(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+        lost(exchange, account, placement)
+        _query_finds_nothing(exchange)
+
+        async def nothing(symbol: str, *, since_ms: int) -> list[OrderReport]:
+            return []
+
+        exchange.fetch_recent_orders = nothing  # type: ignore[method-assign]
+        resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.NEW
+
+    def test_believes_the_history_over_the_query(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+        lost(exchange, account, placement)
+        exchange.fill(placement.client_order_id, announce=False)
+        _query_finds_nothing(exchange)
+
+        resolve_again()
+
+        assert open_order(placement) is None
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+
+    def test_believes_nothing_while_a_list_cannot_be_had(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+
+        async def broken(symbol: str, *, since_ms: int) -> list[OrderReport]:
+            raise OutcomeUnknown("connection lost", venue="fake")
+
+        exchange.fetch_recent_orders = broken  # type: ignore[method-assign]
+        for _ in range(3):
+            resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.not_found_count == 0
+
+    def test_asks_about_an_order_once_however_many_processes_run(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        make_order(account, planned_at=long_ago(**HOPELESS))
+        asked = 0
+        fetch = exchange.fetch_order
+
+        async def counted(ref: OrderRef) -> OrderReport:
+            nonlocal asked
+            asked += 1
+            # A second process comes by while the first one waits for its answer.
+            assert OpenOrderDue.count_in_thread() == 0
+            return await fetch(ref)
+
+        exchange.fetch_order = counted  # type: ignore[method-assign]
+        resolve()
+
+        assert asked == 1
+
+    def test_settles_one_account_although_another_exchange_is_dead(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        other = make_account()
+        dead = make_order(other, planned_at=long_ago(**HOPELESS))
+        exchanges.of(other).fails_with = OutcomeUnknown("connection lost", venue="fake")
+        placement = make_order(account)
+        lost(exchange, account, placement)
+        due_now()
+
+        resolve()
+
+        found, waiting = open_order(placement), open_order(dead)
+        assert found is not None
+        assert found.status == OrderStatus.NEW
+        assert waiting is not None
+        assert (waiting.status, waiting.not_found_count) == (OrderStatus.SUBMITTING, 0)
+
+
+class TestResolveOfCancelingOrders:
+    def test_cancels_again_what_is_still_alive(self, account: Account, exchange: FakeExchange) -> None:
+        placement = self._canceling(account, exchange)
+        exchange._cancel_failures.clear()
+        due_now()
+
+        resolve()
+
+        assert len(exchange.cancelled) == 2
+        assert open_order(placement) is None
+        assert OrderIntent.objects.get().home == Home.DONE
+        assert FailedOrder.objects.exists() is False
+
+    def test_finishes_what_has_ended(self, account: Account, exchange: FakeExchange) -> None:
+        placement = self._canceling(account, exchange)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+        due_now()
+
+        resolve()
+
+        assert open_order(placement) is None
+        assert StrategyPosition.objects.get().quantity == Decimal("0.4")
+        assert FailedOrder.objects.exists() is False
+
+    def test_never_takes_one_that_is_not_found_for_never_placed(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = self._canceling(account, exchange)
+        Placement.objects.update(send_by=F("send_by") - timedelta(minutes=5))
+        exchange.orders.clear()
+
+        for _ in range(3):
+            resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.CANCELING
+
+    @staticmethod
+    def _canceling(account: Account, exchange: FakeExchange) -> Placement:
+        """An order whose cancel went unanswered."""
+        placement = make_resting(account)
+        OrderIntent.objects.update(cancel_requested=True)
+        exchange.fail_cancel(placement.client_order_id, OutcomeUnknown("read timed out", venue="fake"))
+        cancels_send(intent_ids=[placement.intent_id], source=EventSource.WEBHOOK, now=database_now())
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.CANCELING
+        return placement
+
+
+class TestGapsSweep:
+    def test_books_a_fill_that_was_never_heard(self, account: Account, exchange: FakeExchange) -> None:
+        placement = make_resting(account)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.3"), announce=False)
+        second = exchange.fill(placement.client_order_id, quantity=Decimal("0.2"), announce=False)
+        apply_reports(
+            account_id=account.pk,
+            market_type=FUTURES,
+            reports=[second],
+            source=EventSource.STREAM,
+            now=database_now(),
+        )
+        placement.refresh_from_db()
+        assert placement.has_gap
+
+        assert gaps_sweep() == 1
+
+        assert gaps_sweep() == 0
+        assert StrategyPosition.objects.get().quantity == Decimal("0.5")
+
+
+class OpenOrderDue:
+    """What another process would find to ask about."""
+
+    @staticmethod
+    def count_in_thread() -> int:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from django.db import connection
+
+        def count() -> int:
+            try:
+                return OpenOrder.objects.filter(ask_at__lte=database_now()).count()
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(count).result()
+
+
+def _query_finds_nothing(exchange: FakeExchange) -> None:
+    async def nothing(ref: OrderRef) -> OrderReport:
+        raise OrderNotFound("Order does not exist.", venue="fake")
+
+    exchange.fetch_order = nothing  # type: ignore[method-assign]

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import OperationalError
+from django.db.models.functions import Now
+from pytest_django import Settings
+
+from exchanges.adapters.testing import FakeExchange
+from exchanges.adapters.types import (
+    Fill,
+    OrderRef,
+    OrderReport,
+    StreamState,
+    StreamStateChange,
+    UnreadableMessage,
+    VenueOrderStatus,
+)
+from exchanges.models import Account, Instrument, LastPrice
+from orders.models import (
+    EventSource,
+    EventType,
+    FailedOrder,
+    OrderEvent,
+    StrategyPosition,
+    Trade,
+    TradeExecution,
+)
+from orders.services.settlement import apply_reports
+from tracking import applying, follower
+from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
+from tracking.streams import Streams
+from tracking.tests.conftest import Exchanges
+from tracking.tests.making import make_account, make_resting, open_order, report, wait_until
+from tracking.tests.running import streams_process
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def account(exchanges: Exchanges) -> Account:
+    return make_account()
+
+
+@pytest.fixture
+def exchange(exchanges: Exchanges, account: Account) -> FakeExchange:
+    return exchanges.of(account)
+
+
+def session() -> OrderTrackingSession:
+    return OrderTrackingSession.objects.get()
+
+
+def is_connected() -> bool:
+    """Connected, and the reconciliation that follows is done."""
+    row = OrderTrackingSession.objects.first()
+    return row is not None and row.status == SessionStatus.CONNECTED and row.last_reconciled_at is not None
+
+
+@pytest.fixture
+def connected(exchange: FakeExchange) -> Iterator[Streams]:
+    with streams_process() as process:
+        wait_until(is_connected)
+        yield process
+
+
+class TestStreams:
+    def test_follows_an_account_and_gives_it_back(self, account: Account, exchange: FakeExchange) -> None:
+        with streams_process() as process:
+            wait_until(is_connected)
+            assert session().owner == process.owner
+            assert session().lease_expires_at is not None
+        assert (session().owner, session().lease_expires_at) == ("", None)
+        assert session().status == SessionStatus.DISCONNECTED
+        told = OrderEvent.objects.filter(type=EventType.STREAM, user_id=account.user_id).order_by("pk")
+        assert [event.after for event in told] == ["connected", "disconnected"]
+
+    def test_loads_instruments_and_prices(self, account: Account, exchange: FakeExchange) -> None:
+        make_resting(account)
+        with streams_process():
+            wait_until(Instrument.objects.filter(symbol="BTC/USDT").exists)
+            assert wait_until(LastPrice.objects.first).price == Decimal(95000)
+
+    def test_leaves_an_account_to_the_process_that_holds_its_lease(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        OrderTrackingSession.objects.create(
+            account=account,
+            market_type="FUTURES",
+            owner="another",
+            lease_expires_at=Now() + timedelta(minutes=5),
+        )
+        free = make_account()
+        with streams_process():
+            wait_until(lambda: OrderTrackingSession.objects.filter(account=free, status="connected").exists())
+            held = OrderTrackingSession.objects.get(account=account)
+            assert (held.owner, held.status) == ("another", SessionStatus.DISCONNECTED)
+
+            OrderTrackingSession.objects.filter(account=account).update(lease_expires_at=Now())
+
+            wait_until(
+                lambda: OrderTrackingSession.objects.filter(account=account, status="connected").exists()
+            )
+
+    def test_stops_following_what_another_process_took(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        OrderTrackingSession.objects.update(owner="another", lease_expires_at=Now() + timedelta(minutes=5))
+
+        wait_until(lambda: not exchange._listeners)
+
+        assert session().owner == "another"
+
+    def test_follows_a_new_account_and_leaves_one_that_was_switched_off(
+        self, account: Account, connected: Streams, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        new = make_account()
+        wait_until(lambda: OrderTrackingSession.objects.filter(account=new, status="connected").exists())
+
+        Account.objects.filter(pk=account.pk).update(is_active=False)
+
+        wait_until(lambda: OrderTrackingSession.objects.filter(account=account, owner="").exists())
+        assert not exchange._listeners
+
+    def test_opens_the_stream_anew_when_the_credentials_change(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        before = exchange._listeners[0]
+        account.credentials = type(account.credentials)("other key", "other secret")
+        account.save()
+
+        wait_until(lambda: exchange._listeners and exchange._listeners[0] is not before)
+
+        assert session().owner == connected.owner
+
+
+class TestFollower:
+    def test_books_two_fills_into_one_trade_within_a_second(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"))
+        wait_until(lambda: StrategyPosition.objects.filter(quantity=Decimal("0.4")).exists(), seconds=1)
+        exchange.fill(placement.client_order_id)
+
+        wait_until(lambda: open_order(placement) is None, seconds=1)
+
+        assert TradeExecution.objects.count() == 2
+        assert Trade.objects.get().quantity == Decimal(1)
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+        last = OrderEvent.objects.latest("pk")
+        assert (last.type, last.source) == (EventType.FILLED, EventSource.STREAM)
+
+    def test_counts_duplicated_and_reordered_messages_once(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        first = exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        second = exchange.fill(placement.client_order_id, announce=False)
+
+        for message in (second, first, second, first):
+            exchange.push(message)
+        exchange.push(report(exchange_order_id="999"))  # heard last
+
+        wait_until(lambda: UnmatchedReport.objects.filter(exchange_order_id="999").exists())
+        wait_until(lambda: open_order(placement) is None)
+        assert TradeExecution.objects.count() == 2
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+
+    def test_waits_a_moment_for_a_missing_fill_before_it_asks(
+        self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follower, "GAP_GRACE_SECONDS", 5.0)  # a slow machine is no missing fill
+        placement = make_resting(account)
+        first = exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        second = exchange.fill(placement.client_order_id, quantity=Decimal("0.2"), announce=False)
+        asked = _executions_asked(exchange)
+
+        exchange.push(second)
+        wait_until(lambda: StrategyPosition.objects.filter(quantity=Decimal("0.2")).exists())
+        exchange.push(first)
+        wait_until(lambda: StrategyPosition.objects.filter(quantity=Decimal("0.6")).exists())
+        wait_until(lambda: not any(one._gaps for one in connected.followers.values()), seconds=3)
+        exchange.fill(placement.client_order_id)
+        wait_until(lambda: open_order(placement) is None)
+
+        assert asked == []
+
+    def test_fetches_a_fill_that_was_never_heard(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        wait_until(lambda: not _busy(connected))
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.1"))
+
+        # Well before the next reconciliation, and while the order rests, so that no resolver asks.
+        wait_until(lambda: StrategyPosition.objects.filter(quantity=Decimal("0.5")).exists(), seconds=5)
+
+        assert TradeExecution.objects.count() == 2
+
+    def test_checks_every_report_by_rest_when_asked_to(
+        self, account: Account, connected: Streams, exchange: FakeExchange, settings: Settings
+    ) -> None:
+        settings.TRACKING_VERIFY = "always"
+        placement = make_resting(account)
+        real = exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        lie = Fill("made-up", Decimal(1), Decimal("0.9"), real.fills[0].executed_at)
+
+        exchange.push(
+            report(
+                exchange_order_id=placement.exchange_order_id,
+                client_order_id=placement.client_order_id,
+                status=VenueOrderStatus.PARTIALLY_FILLED,
+                filled_quantity=Decimal("0.9"),
+                fills=(lie,),
+            )
+        )
+
+        wait_until(TradeExecution.objects.exists)
+        assert StrategyPosition.objects.get().quantity == Decimal("0.4")
+
+    def test_reconciles_after_a_reconnect_and_counts_nothing_twice(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        wait_until(lambda: OrderEvent.objects.filter(type=EventType.ACCEPTED).exists())
+        exchange.push(StreamStateChange(StreamState.DISCONNECTED, "cut"))
+        wait_until(lambda: session().status == SessionStatus.DISCONNECTED)
+        unheard = exchange.fill(placement.client_order_id, announce=False)
+
+        exchange.push(StreamStateChange(StreamState.CONNECTED))
+        wait_until(lambda: open_order(placement) is None, seconds=3)
+        exchange.push(unheard)
+        exchange.push(report(exchange_order_id="999"))
+
+        wait_until(lambda: UnmatchedReport.objects.filter(exchange_order_id="999").exists())
+        assert TradeExecution.objects.count() == 1
+        assert session().reconnect_count == 1
+
+    def test_reports_an_order_that_was_canceled_by_hand(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED)
+
+        wait_until(lambda: open_order(placement) is None, seconds=1)
+        assert FailedOrder.objects.get().status == "canceled"
+
+    def test_keeps_what_cannot_be_read_and_goes_on(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+
+        exchange.push(UnreadableMessage('{"X": "HALTED"}', "unknown status"))
+        exchange.fill(placement.client_order_id)
+
+        wait_until(lambda: open_order(placement) is None)
+        assert UnmatchedReport.objects.get().state == UnmatchedReport.State.UNREADABLE
+
+    def test_keeps_a_report_that_cannot_be_applied_and_applies_the_others(
+        self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = apply_reports
+
+        def breaks(*, reports: list[OrderReport], **kwargs: object) -> object:
+            if any(one.exchange_order_id == "poison" for one in reports):
+                raise ValueError("nobody foresaw this")
+            return real(reports=reports, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(applying, "apply_reports", breaks)
+        placement = make_resting(account)
+        filled = exchange.fill(placement.client_order_id, announce=False)
+        _push_at_once(exchange, [report(exchange_order_id="poison"), filled])
+
+        wait_until(lambda: open_order(placement) is None)
+        row = wait_until(UnmatchedReport.objects.first)
+        assert row.state == UnmatchedReport.State.UNREADABLE
+        assert "nobody foresaw this" in row.error
+
+    def test_loses_nothing_while_the_database_is_away(
+        self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, failures = apply_reports, 0
+
+        def away(**kwargs: object) -> object:
+            nonlocal failures
+            if failures < 3:
+                failures += 1
+                raise OperationalError("server closed the connection")
+            return real(**kwargs)  # type: ignore[arg-type]
+
+        placement = make_resting(account)
+        wait_until(lambda: connected.followers and not _busy(connected))
+        monkeypatch.setattr(applying, "apply_reports", away)
+        exchange.fill(placement.client_order_id)
+
+        wait_until(lambda: open_order(placement) is None)
+        assert failures == 3
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+
+    def test_writes_a_burst_down_in_a_few_transactions(
+        self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, calls = apply_reports, []
+
+        def counted(**kwargs: object) -> object:
+            calls.append(len(kwargs["reports"]))  # type: ignore[arg-type]
+            return real(**kwargs)  # type: ignore[arg-type]
+
+        placement = make_resting(account, quantity=Decimal(100))
+        fills = [
+            exchange.fill(placement.client_order_id, quantity=Decimal(1), announce=False) for _ in range(100)
+        ]
+        wait_until(lambda: not _busy(connected))
+        monkeypatch.setattr(applying, "apply_reports", counted)
+        _push_at_once(exchange, fills)
+
+        wait_until(lambda: open_order(placement) is None)
+        assert TradeExecution.objects.count() == 100
+        assert sum(calls) >= 100
+        assert len(calls) <= 10
+
+    def test_starts_the_stream_again_when_the_adapter_fails(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follower, "RESTART_SECONDS", (0.01, 0.05))
+        real, tries = exchange.user_stream, 0
+
+        def broken() -> object:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise RuntimeError("an adapter's own fault")
+            return real()
+
+        exchange.user_stream = broken  # type: ignore[method-assign,assignment]
+        with streams_process():
+            wait_until(is_connected)
+        told = OrderEvent.objects.filter(type=EventType.STREAM).order_by("pk")
+        assert [event.after for event in told][:2] == ["error", "connected"]
+        assert "an adapter's own fault" in told[0].message
+
+    def test_calls_an_order_placed_by_hand_external(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        exchange.push(report())
+
+        wait_until(OrderEvent.objects.filter(type=EventType.EXTERNAL).exists, seconds=2)
+
+
+def _busy(process: Streams) -> bool:
+    return any(not one._queue.empty() for one in process.followers.values())
+
+
+def _push_at_once(exchange: FakeExchange, messages: Sequence[OrderReport]) -> None:
+    """Put messages into the stream in one turn of its loop: the follower finds all of them at once."""
+
+    def push() -> None:
+        for message in messages:
+            exchange.push(message)
+
+    exchange._listeners[0][0].call_soon_threadsafe(push)
+
+
+def _executions_asked(exchange: FakeExchange) -> list[OrderRef]:
+    asked: list[OrderRef] = []
+    fetch = exchange.fetch_executions
+
+    async def counted(ref: OrderRef) -> list[Fill]:
+        asked.append(ref)
+        return await fetch(ref)
+
+    exchange.fetch_executions = counted  # type: ignore[method-assign]
+    return asked

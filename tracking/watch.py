@@ -1,0 +1,42 @@
+"""Which accounts have to be followed, and in which markets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from exchanges.models import Account
+from orders.models import OpenOrder, StrategyAccount
+
+Source = tuple[str, str, str]  # exchange, environment, market type: what public data belongs to
+
+
+class StreamKey(NamedTuple):
+    """One user stream: an account in one market."""
+
+    account_id: int
+    market_type: str
+
+
+def streams_wanted() -> set[StreamKey]:
+    """Return the streams to follow: what is traded, and whatever still has an unfinished order.
+
+    An account that was switched off keeps its stream until its last order has ended.
+    """
+    traded = StrategyAccount.objects.filter(
+        is_active=True, account__is_active=True, strategy__is_active=True
+    ).values_list("account_id", "strategy__market_type")
+    unfinished = OpenOrder.objects.values_list("account_id", "book__market_type").distinct()
+    return {StreamKey(*pair) for pair in (*traded, *unfinished)}
+
+
+def accounts_by_source(keys: Collection[StreamKey]) -> dict[Source, Account]:
+    """Return one account for each (exchange, environment, market): public data is asked for once."""
+    accounts = Account.objects.in_bulk({key.account_id for key in keys})
+    return {
+        (accounts[key.account_id].exchange, accounts[key.account_id].environment, key.market_type): accounts[
+            key.account_id
+        ]
+        for key in sorted(keys, reverse=True)  # the oldest account wins, always the same one
+        if key.account_id in accounts
+    }
