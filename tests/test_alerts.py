@@ -71,7 +71,9 @@ def post(webhook_id: str, count: int = 1) -> WebhookAnswer:
 
 
 def refuse_everything(exchange: SimulatorProcess, **fault: Any) -> None:
-    exchange.add_fault("reject", status=400, times=None, **{"code": -2019, "msg": "Margin is insufficient."} | fault)
+    exchange.add_fault(
+        "reject", status=400, times=None, **{"code": -2019, "msg": "Margin is insufficient."} | fault
+    )
 
 
 class TestAlertOfAWebhook:
