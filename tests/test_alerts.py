@@ -78,10 +78,9 @@ def post(webhook_id: str, count: int = 1) -> WebhookAnswer:
     return webhook_receive(Incoming(body=body, address="127.0.0.1"))
 
 
-def refuse_everything(exchange: SimulatorProcess, **fault: Any) -> None:
-    exchange.add_fault(
-        "reject", status=400, times=None, **{"code": -2019, "msg": "Margin is insufficient."} | fault
-    )
+def refuse_everything(exchange: SimulatorProcess, **overrides: Any) -> None:
+    fault: dict[str, Any] = {"code": -2019, "msg": "Margin is insufficient."} | overrides
+    exchange.add_fault("reject", status=400, times=None, **fault)
 
 
 class TestAlertOfAWebhook:
