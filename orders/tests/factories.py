@@ -157,7 +157,7 @@ def limit(price: int | str = 90_000, **fields: Any) -> dict[str, Any]:
 def incoming(payload: dict[str, Any] | bytes, **request: Any) -> Incoming:
     """A request with the strategy's name and token, unless the payload says otherwise."""
     if isinstance(payload, dict):
-        named = {"group_name": "test1", "token": TOKEN} | payload
+        named: dict[str, Any] = {"group_name": "test1", "token": TOKEN} | payload
         payload = json.dumps({key: value for key, value in named.items() if value is not ...}).encode()
     return Incoming(body=payload, **({"address": ADDRESS} | request))
 
