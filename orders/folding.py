@@ -41,9 +41,12 @@ def fold(state: PositionState, *, side: Side, quantity: Decimal, price: Decimal)
     return PositionState(after, price if crossed else entry, realized)
 
 
-FoldKey = tuple[datetime, int, str]
+FoldKey = tuple[datetime, int, str, str]
 
 
-def fold_key(executed_at: datetime, trade_id: str) -> FoldKey:
-    """Order executions by the exchange's time, then by trade id (numbers by value, not by spelling)."""
-    return executed_at, len(trade_id), trade_id
+def fold_key(executed_at: datetime, trade_id: str, exchange_order_id: str = "") -> FoldKey:
+    """Order executions by the exchange's time, then by trade id (numbers by value, not by spelling).
+
+    Two of our orders that met each other share time and trade id: there the order id decides.
+    """
+    return executed_at, len(trade_id), trade_id, exchange_order_id

@@ -6,12 +6,14 @@ Units: capital and prices in quote asset, quantities in base asset (or shares), 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 
 from exchanges.adapters.types import InstrumentSpec, MarketType, OrderType
 from exchanges.fields import plain
 
 ZERO = Decimal(0)
+# The widest payload number over the finest grid, and some: no quotient is rounded before it is cut.
+_WIDE = Context(prec=80)
 
 
 class SizingError(Exception):
@@ -29,8 +31,9 @@ def to_step(value: Decimal, step: Decimal, *, rounding: str) -> Decimal:
     """Round to a whole number of steps; a step of zero means that there is no grid."""
     if step <= 0:
         return value
+    steps = _WIDE.divide(value, step).quantize(Decimal(1), rounding=rounding, context=_WIDE)
     # An integer product keeps the step's own digits: 0.001 * 3 is 0.003, not 0.0030000.
-    return (value / step).quantize(Decimal(1), rounding=rounding) * step
+    return _WIDE.multiply(steps, step)
 
 
 def shown(quantity: Decimal) -> str:
@@ -54,7 +57,8 @@ def capital_to_quantity(
 ) -> Decimal:
     """Return capital × percent / 100 / price × leverage (leverage on futures only), not yet rounded."""
     factor = leverage if instrument.market_type is MarketType.FUTURES else 1
-    return capital * percent / 100 / (price * instrument.contract_multiplier) * factor
+    # One division, and last: 1000 / 30000 * 3 is a hair under 0.1, and would be cut to the lot below.
+    return capital * percent * factor / (100 * price * instrument.contract_multiplier)
 
 
 def fit(
@@ -97,8 +101,9 @@ def fit(
     if judged_by is not None and not waived:
         notional = rounded_quantity * judged_by * instrument.contract_multiplier
         if notional < instrument.min_notional:
+            value = plain(notional.quantize(Decimal("0.01"), rounding=ROUND_DOWN))
             raise SizingError(
-                f"order value {plain(notional.quantize(Decimal('0.01')))} {instrument.quote_asset} "
+                f"order value {value} {instrument.quote_asset} "
                 f"is below the minimum of {plain(instrument.min_notional)} {instrument.quote_asset}"
             )
     return Sized(rounded_quantity, limit, trigger)

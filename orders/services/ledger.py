@@ -12,7 +12,7 @@ from exchanges.adapters.types import Fill, Side
 from exchanges.fields import plain
 from orders import locks
 from orders.bulk import bulk_insert, bulk_save
-from orders.folding import PositionState, fold, fold_key
+from orders.folding import FoldKey, PositionState, fold, fold_key
 from orders.models import OrderIntent, Placement, StrategyPosition, Trade, TradeExecution
 
 PositionKey = tuple[int, str, str]  # strategy account id, market type, symbol
@@ -145,7 +145,7 @@ def _fold_into(position: StrategyPosition, fresh: list[TradeExecution]) -> list[
     redo: list[TradeExecution] = []
     if position.last_executed_at is not None:
         first, last = _key(fresh[0]), fold_key(position.last_executed_at, position.last_trade_id)
-        if first < last:
+        if first[:3] <= last[:3]:
             state, redo = _rewind(position, first[0], first)
     for execution in sorted([*redo, *fresh], key=_key):
         before = state.realized_pnl
@@ -161,7 +161,7 @@ def _fold_into(position: StrategyPosition, fresh: list[TradeExecution]) -> list[
 
 
 def _rewind(
-    position: StrategyPosition, since: datetime, first: tuple[datetime, int, str]
+    position: StrategyPosition, since: datetime, first: FoldKey
 ) -> tuple[PositionState, list[TradeExecution]]:
     """Return the position as it stood before `first`, and the stored executions that come after."""
     stored = TradeExecution.objects.filter(
@@ -184,8 +184,8 @@ def _rewind(
     return state, later
 
 
-def _key(execution: TradeExecution) -> tuple[datetime, int, str]:
-    return fold_key(execution.executed_at, execution.trade_id)
+def _key(execution: TradeExecution) -> FoldKey:
+    return fold_key(execution.executed_at, execution.trade_id, execution.exchange_order_id)
 
 
 def _trades_save(intents: dict[int, OrderIntent], refolded_intents: set[int]) -> None:
