@@ -40,12 +40,14 @@ class NotReady(Exception):
 
 @contextmanager
 def ending_in_good_order() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the run as Ctrl-C does, through every `finally`."""
+    """Make SIGINT, SIGTERM and SIGHUP end the run through every `finally`."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

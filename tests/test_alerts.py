@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from exchanges.simulator.testing import SimulatorProcess, simulator, simulator_p
 from notifications import listeners
 from notifications.alerts import alerts_deliver
 from notifications.listeners import Bundler
-from notifications.tests.bot_api import TOKEN, BotApi
+from notifications.tests.bot_api import CHAT, TOKEN, BotApi
 from notifications.tests.conftest import Bell, bell, bot_api
 from notifications.tests.making import wait_until
 from orders.models import FailedOrder
@@ -28,6 +29,7 @@ from orders.provisioning import parse_provision
 from orders.services.intake import Incoming, webhook_receive
 from orders.services.provision import provision
 from orders.webhook.answers import WebhookAnswer
+from tests.processes import Site, post_webhook
 
 __all__ = ["bell", "bot_api", "simulator", "simulator_process"]
 
@@ -61,17 +63,24 @@ def exchange(simulator: SimulatorProcess, settings: Settings) -> Iterator[Simula
     runtime.stop()
 
 
-def post(webhook_id: str, count: int = 1) -> WebhookAnswer:
+def payload(webhook_id: str, count: int) -> dict[str, Any]:
     orders = [
         {"order_type": "LIMIT", "side": "buy", "price": 80000 + n, "quantity": "0.01"} for n in range(count)
     ]
-    payload: dict[str, Any] = {"group_name": "test1", "token": WEBHOOK_TOKEN, "symbol": "BTC/USDT"}
-    body = json.dumps(payload | {"webhook_id": webhook_id, "orders": orders}).encode()
+    return {
+        "group_name": "test1", "token": WEBHOOK_TOKEN, "symbol": "BTC/USDT",
+        "webhook_id": webhook_id, "orders": orders,
+    }  # fmt: skip
+
+
+def post(webhook_id: str, count: int = 1) -> WebhookAnswer:
+    body = json.dumps(payload(webhook_id, count)).encode()
     return webhook_receive(Incoming(body=body, address="127.0.0.1"))
 
 
-def refuse_everything(exchange: SimulatorProcess, **fault: Any) -> None:
-    exchange.add_fault("reject", status=400, times=None, **{"code": -2019, "msg": "Margin is insufficient."} | fault)
+def refuse_everything(exchange: SimulatorProcess, **overrides: Any) -> None:
+    fault: dict[str, Any] = {"code": -2019, "msg": "Margin is insufficient."} | overrides
+    exchange.add_fault("reject", status=400, times=None, **fault)
 
 
 class TestAlertOfAWebhook:
@@ -175,3 +184,46 @@ class TestAlertOfAWebhook:
         assert len(exchange.orders()) == 5
         bot_api.release.set()
         assert delivered.wait(10)
+
+
+class TestAlertBetweenProcesses:
+    """Web and worker as they run in the demo: SQLite, no Redis."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path, bot_api: BotApi) -> Iterator[Site]:  # noqa: F811
+        telegram = {
+            "TELEGRAM_BOT_TOKEN": TOKEN,
+            "TELEGRAM_CHAT_ID": CHAT,
+            "TELEGRAM_API_URL": bot_api.url,
+        }
+        with Site.on_sqlite(tmp_path, **telegram) as made:
+            made.start_simulator("--fixed", "--account", f"{API_KEY}:{API_SECRET}")
+            (tmp_path / "provision.json").write_text(json.dumps(CONFIG))
+            made.manage("provision", str(tmp_path / "provision.json"))
+            made.manage("instruments")
+            refuse_everything(made.simulator)
+            yield made
+
+    def test_goes_from_the_webhook_through_the_worker_to_the_chat(
+        self,
+        site: Site,
+        bot_api: BotApi,  # noqa: F811
+    ) -> None:
+        worker, web = site.start_worker(), site.start_web()
+
+        status, _ = post_webhook(web, payload("w1", 30))
+        wait_until(lambda: bot_api.messages, seconds=20)
+
+        assert status == 400
+        assert [message.text.splitlines()[0] for message in bot_api.messages] == ["⚠️ 주문 30건 실패"]
+        logs = web.log() + worker.log()
+        assert all(secret not in logs for secret in (*SECRETS, TOKEN.partition(":")[2]))
+
+    def test_survives_the_death_of_the_web_process(self, site: Site, bot_api: BotApi) -> None:  # noqa: F811
+        web = site.start_web()
+        post_webhook(web, payload("w1", 30))
+        web.kill()  # before the worker was told
+
+        site.manage("shell", "-c", "from notifications.tasks import alerts_deliver; alerts_deliver()")
+
+        assert [message.text.splitlines()[0] for message in bot_api.messages] == ["⚠️ 주문 30건 실패"]

@@ -70,6 +70,12 @@ def may_place_anew(intent: OrderIntent) -> bool:
     return intent.order_type != OrderType.MARKET and intent.delivery.state == DeliveryState.WORKING
 
 
+def shrink(failure: FailedOrder, intent: OrderIntent) -> None:
+    """Less is left unfilled than was thought; not saved here."""
+    failure.quantity = intent.remaining_quantity
+    failure.order_params = order_params(intent)
+
+
 def _first(words: str) -> str:
     text = words[:1].upper() + words[1:]
     return text if len(text) <= 100 else text[:99] + "…"

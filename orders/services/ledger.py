@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from orders.folding import FoldKey, PositionState, fold, fold_key
 from orders.models import OrderIntent, Placement, StrategyPosition, Trade, TradeExecution
 
 PositionKey = tuple[int, str, str]  # strategy account id, market type, symbol
+Booked = defaultdict[int, set[str]]  # trade ids by placement id
 FOLDED = ("realized_pnl", "position_quantity", "position_average_price", "position_realized_pnl")
 TRADED = (
     "quantity",
@@ -37,14 +38,18 @@ class NewFill:
     exchange_order_id: str
 
 
-def known_fills(placement: Placement, cache: set[tuple[int, str, str]]) -> set[tuple[int, str, str]]:
-    """Return `cache`, with the placement's booked fills in it (read once; the intent is locked)."""
-    if (placement.pk, "", "") not in cache:
-        cache.add((placement.pk, "", ""))
-        if placement.filled_quantity > 0:
-            rows = placement.executions.values_list("exchange_order_id", "trade_id")
-            cache.update((placement.pk, order_id, trade_id) for order_id, trade_id in rows)
-    return cache
+def booked_trades(placements: Iterable[Placement]) -> Booked:
+    """Return the trade ids that are booked already, with one query. The intents are locked by the caller.
+
+    A trade id is unique among a symbol's fills, so it names one within a placement.
+    """
+    booked: Booked = defaultdict(set)
+    ids = [placement.pk for placement in placements if placement.filled_quantity > 0]
+    if ids:
+        rows = TradeExecution.objects.filter(placement_id__in=ids)
+        for placement_id, trade_id in rows.values_list("placement_id", "trade_id"):
+            booked[placement_id].add(trade_id)
+    return booked
 
 
 def fills_book(fills: Sequence[NewFill], *, now: datetime) -> None:

@@ -7,6 +7,7 @@ of outcomes cost the same number of queries. No network here, and no book lock.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,8 +127,7 @@ def outcomes_apply(
     if not outcomes:
         return Applied()
     with transaction.atomic():
-        ids = {outcome.placement_id for outcome in outcomes}
-        work = _Work.load(ids, source=source, now=now, in_memory=in_memory or {})
+        work = _Work.load(outcomes, source=source, now=now, in_memory=in_memory or {})
         for outcome in outcomes:
             work.apply(outcome)
         work.write()
@@ -191,11 +191,11 @@ class _Work:
     placements: dict[int, Placement]
     open_orders: dict[int, OpenOrder]  # by placement id
     failed: dict[int, FailedOrder]  # by intent id
-    booked: set[tuple[int, str, str]]  # placement id, exchange order id, trade id
+    booked: ledger.Booked
     applied: Applied = field(default_factory=Applied)
     touched_placements: dict[int, Placement] = field(default_factory=dict)
     touched_orders: dict[int, OpenOrder] = field(default_factory=dict)
-    adopted: list[OpenOrder] = field(default_factory=list)
+    adopted: dict[int, OpenOrder] = field(default_factory=dict)  # by placement id, not saved yet
     ended: dict[int, OpenOrder] = field(default_factory=dict)
     touched_intents: dict[int, OrderIntent] = field(default_factory=dict)
     fills: list[ledger.NewFill] = field(default_factory=list)
@@ -207,8 +207,9 @@ class _Work:
 
     @classmethod
     def load(
-        cls, placement_ids: set[int], *, source: str, now: datetime, in_memory: Mapping[int, Placement]
+        cls, outcomes: Sequence[Outcome], *, source: str, now: datetime, in_memory: Mapping[int, Placement]
     ) -> _Work:
+        placement_ids = {outcome.placement_id for outcome in outcomes}
         list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
         # In statements of their own: only what is read after the lock is sure to be current.
         placements = {pk: in_memory[pk] for pk in _untouched(placement_ids & in_memory.keys())}
@@ -226,7 +227,9 @@ class _Work:
                     open_orders[row.pk] = order
                 if (failure := getattr(row.intent, "failed_order", None)) is not None:
                     failed[row.intent_id] = failure
-        return cls(source, now, placements, open_orders, failed, set())
+        with_fills = {one.placement_id for one in outcomes if getattr(one.result, "fills", ())}
+        booked = ledger.booked_trades(row for row in placements.values() if row.pk in with_fills)
+        return cls(source, now, placements, open_orders, failed, booked)
 
     # --- one outcome ------------------------------------------------------------------------------
 
@@ -251,7 +254,7 @@ class _Work:
         if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
             return
         order.ask_at = self.now + ASK_SOON
-        self.touched_orders[placement.pk] = order
+        self._touch(placement, order)
         self._event(placement, EventType.UNKNOWN, message=error.message, code=error.venue_code)
 
     def _apply_refusal(self, placement: Placement, error: ExchangeError) -> None:
@@ -311,22 +314,22 @@ class _Work:
             placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
         if report.status is not VenueOrderStatus.REJECTED:
             placement.outcome = PlacementOutcome.PLACED
+        elif placement.outcome == PlacementOutcome.UNRESOLVED:
+            placement.outcome = PlacementOutcome.NEVER_PLACED
         if report.reason:
             placement.exchange_words = report.reason[:500]
 
     def _book_fills(self, placement: Placement, report: OrderReport) -> int:
         """Take in the fills that we do not have yet; return how many."""
-        if not report.fills:
-            return 0
-        known = ledger.known_fills(placement, self.booked)
+        known = self.booked[placement.pk]
         fresh = 0
         for fill in report.fills:
-            key = (placement.pk, fill.exchange_order_id or report.exchange_order_id, fill.trade_id)
-            if key in known:
-                continue
-            known.add(key)
+            if fill.trade_id in known:
+                continue  # whatever order id it came under: a triggered stop has two
+            known.add(fill.trade_id)
             fresh += 1
-            self.fills.append(ledger.NewFill(placement, fill, key[1]))
+            order_id = fill.exchange_order_id or report.exchange_order_id or placement.exchange_order_id
+            self.fills.append(ledger.NewFill(placement, fill, order_id))
             placement.filled_quantity += fill.quantity
             placement.intent.filled_quantity += fill.quantity
             self.touched_intents[placement.intent_id] = placement.intent
@@ -339,6 +342,8 @@ class _Work:
             report.filled_quantity or Decimal(0),
             placement.filled_quantity,
         )
+        if report.status is VenueOrderStatus.FILLED and report.filled_quantity is None:
+            counted = max(counted, placement.quantity)  # it does not say how much: all of it
         placement.exchange_filled_quantity = counted
         if placement.exchange_status not in VENUE_CLOSED:
             # Finished is judged by quantities as well as by the exchange's word.
@@ -381,7 +386,7 @@ class _Work:
                 kind = EventType.ACCEPTED
                 self._move(placement, order, OrderStatus.NEW, kind, report)
             order.ask_at = self.now + ASK_SOON
-            self.touched_orders[placement.pk] = order
+            self._touch(placement, order)
             return
         intent = placement.intent
         status = OrderStatus(placement.exchange_status)
@@ -432,9 +437,8 @@ class _Work:
             updated_at=self.now,
         )
         self.open_orders[placement.pk] = order
-        self.adopted.append(order)
-        if (failure := self.failed.get(intent.pk)) is not None:
-            self.healed_failed[intent.pk] = failure
+        self.adopted[placement.pk] = order
+        self._heal_failed(intent)
         self._home(intent, Home.EXCHANGE)
         self._event(placement, EventType.LIVE_AGAIN, after=status, report=report)
         if intent.cancel_requested:
@@ -448,6 +452,7 @@ class _Work:
             before,
         )
         self._event(placement, EventType.IMPOSSIBLE_REPORT, before=before, after=report.status, report=report)
+        self.log[-1].data["raw"] = json.loads(json.dumps(report.raw, default=str))
 
     # --- changes of state -------------------------------------------------------------------------
 
@@ -456,8 +461,12 @@ class _Work:
     ) -> None:
         before = order.status
         order.status, order.updated_at, order.ask_at, order.not_found_count = after, self.now, None, 0
-        self.touched_orders[placement.pk] = order
+        self._touch(placement, order)
         self._event(placement, kind, before=before, after=after, report=report)
+
+    def _touch(self, placement: Placement, order: OpenOrder) -> None:
+        if placement.pk not in self.adopted:  # that one is written as a whole
+            self.touched_orders[placement.pk] = order
 
     def _end(
         self,
@@ -472,7 +481,8 @@ class _Work:
         assert after in CLOSED
         del self.open_orders[placement.pk]
         self.touched_orders.pop(placement.pk, None)
-        self.ended[placement.pk] = order
+        if self.adopted.pop(placement.pk, None) is None:
+            self.ended[placement.pk] = order
         self.applied.freed_books.add(order.book_id)
         self._home(placement.intent, home)
         self._event(placement, kind, before=order.status, after=after, report=report)
@@ -490,12 +500,25 @@ class _Work:
         failure = self.failed.get(intent.pk)
         if failure is None:
             return
-        failure.quantity = intent.remaining_quantity
         if intent.remaining_quantity > 0:
-            self.shrunk_failed[intent.pk] = failure
+            failures.shrink(failure, intent)
+            if failure.pk is not None:  # else it is written with the new ones
+                self.shrunk_failed[intent.pk] = failure
+        else:
+            self._heal_failed(intent)
+            self._home(intent, Home.DONE)
+
+    def _heal_failed(self, intent: OrderIntent) -> None:
+        """It did its job after all, or lives: nobody has to look at it."""
+        failure = self.failed.pop(intent.pk, None)
+        if failure is None:
+            return
+        self.applied.failed.pop(intent.pk, None)
+        self.shrunk_failed.pop(intent.pk, None)
+        if failure.pk is None:  # it failed in this very transaction
+            self.new_failed.remove(failure)
         else:
             self.healed_failed[intent.pk] = failure
-            self._home(intent, Home.DONE)
 
     def _event(
         self,
@@ -548,12 +571,12 @@ class _Work:
         if self.ended:
             OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
         if self.adopted:
-            bulk_insert(self.adopted)
+            bulk_insert(self.adopted.values())
         if self.healed_failed:
             FailedOrder.objects.filter(
                 pk__in=[failure.pk for failure in self.healed_failed.values()]
             ).delete()
-        bulk_save(self.shrunk_failed.values(), fields=("quantity", "updated_at"))
+        bulk_save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
         if self.new_failed:
             bulk_insert(self.new_failed)
             for failure in self.new_failed:

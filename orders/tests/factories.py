@@ -158,7 +158,7 @@ def incoming(payload: dict[str, Any] | bytes, **request: Any) -> Incoming:
     """A request with the strategy's name and token, unless the payload says otherwise."""
     if isinstance(payload, dict):
         named = {"group_name": "test1", "token": TOKEN} | payload
-        payload = json.dumps({key: value for key, value in named.items() if value is not ...}).encode()
+        payload = json.dumps(named).encode()
     return Incoming(body=payload, **({"address": ADDRESS} | request))
 
 
@@ -234,7 +234,7 @@ def make_position(
 
 
 def make_fill(
-    quantity: str | Decimal,
+    quantity: str | int | Decimal,
     price: str | int = 90_000,
     *,
     trade_id: str = "",
@@ -252,7 +252,7 @@ def make_fill(
 
 
 def make_report(
-    placement: Placement, status: str, *fills: Fill, filled: str | Decimal | None = None, **fields: Any
+    placement: Placement, status: str, *fills: Fill, filled: str | int | Decimal | None = None, **fields: Any
 ) -> OrderReport:
     """What the exchange says of a placement; its order id is our id with an x in front."""
     defaults: dict[str, Any] = {
