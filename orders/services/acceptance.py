@@ -205,7 +205,9 @@ def _size_close(
     own = next((row for row in here if row.strategy_account_id == pair.follower.strategy_account_id), None)
     position = own.quantity if own is not None else Decimal(0)
     key = pair.follower.strategy_account_id, market.value, pair.symbol
-    pair.side = Side.SELL if position > 0 else Side.BUY
+    if position:
+        pair.side = Side.SELL if position > 0 else Side.BUY
+    pair.side = pair.side or Side.SELL  # of what there is not
     try:
         quantity = closing_quantity(
             position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent
