@@ -10,6 +10,9 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 # The servers of `make test-services`, and what starts them where they are missing.
 TEST_DATABASE_URL ?= postgres://postgres@127.0.0.1:5432/postgres
 TEST_REDIS_URL ?= redis://127.0.0.1:6379/5
+# The suite itself runs on them, and so does what its tests start.
+SERVICES = DATABASE_URL="$(TEST_DATABASE_URL)" REDIS_URL="$(TEST_REDIS_URL)" \
+	TEST_DATABASE_URL="$(TEST_DATABASE_URL)" TEST_REDIS_URL="$(TEST_REDIS_URL)"
 
 # What production looks like, for the checks.
 PRODUCTION := DOTENV=/dev/null SECRET_KEY=a-key-for-the-deployment-check-0123456789-abcdefghijklmnop \
@@ -55,7 +58,7 @@ test: $(VENV)/development
 
 test-services: $(VENV)/development
 	@$(BIN)/python tools/need_services.py "$(TEST_DATABASE_URL)" "$(TEST_REDIS_URL)"
-	DATABASE_URL="$(TEST_DATABASE_URL)" REDIS_URL="$(TEST_REDIS_URL)" $(PYTEST) -m "not browser"
+	$(SERVICES) $(PYTEST) -m "not browser"
 
 test-browser: $(VENV)/development
 	@CHROMIUM="$$(CHROMIUM="$(CHROMIUM)" $(BIN)/python tools/need_chromium.py)" && export CHROMIUM && $(PYTEST) -m browser
@@ -70,7 +73,7 @@ check: $(VENV)/development
 
 bench: $(VENV)/development
 	@$(BIN)/python tools/need_services.py "$(TEST_DATABASE_URL)" "$(TEST_REDIS_URL)"
-	DATABASE_URL="$(TEST_DATABASE_URL)" REDIS_URL="$(TEST_REDIS_URL)" $(BIN)/python -m bench $(ARGS)
+	$(SERVICES) $(BIN)/python -m bench $(ARGS)
 
 # --- keeping house ----------------------------------------------------------------------------------
 

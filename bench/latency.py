@@ -13,13 +13,12 @@ from typing import Any
 
 from bench.clients import CLIENTS, Client
 from bench.figures import Summary, median
-from bench.scenarios import ACCOUNTS, Scenario
+from bench.scenarios import Scenario
 from bench.stack import HOST, Site, simulators, web_processes
 from bench.wire import Connection, post
 from exchanges.simulator.testing import SimulatorProcess
 
 OURS = "tradehub"
-WARM_UP_ROUNDS = ACCOUNTS  # every account's turn comes once
 
 
 class WebhookFailed(Exception):
@@ -98,7 +97,8 @@ async def _rounds(
 ) -> list[_Sent]:
     for simulator in (theirs, others):
         simulator.set_latency(cell.latency_ms)
-    for number in range(WARM_UP_ROUNDS):
+    warm_up = cell.scenario.turns  # every account's turn comes once: leverage is set, caches are filled
+    for number in range(warm_up):
         await _webhook(cell, site, connection, number)
     cell.timings.clear()
     for client in clients:
@@ -108,7 +108,7 @@ async def _rounds(
     gc.freeze()  # our own collector stays out of the times
     sent = []
     for number in range(rounds):
-        sent.append(await _webhook(cell, site, connection, WARM_UP_ROUNDS + number))
+        sent.append(await _webhook(cell, site, connection, warm_up + number))
         for client in clients:
             if _takes_part(client.share, number):
                 await _client_round(cell, client, number, others)

@@ -55,6 +55,11 @@ class Scenario:
     def books(self) -> int:
         return len(self.symbols) * self.accounts
 
+    @property
+    def turns(self) -> int:
+        """Rounds until every account has had its turn."""
+        return ACCOUNTS // self.accounts
+
     def round_orders(self, number: int) -> list[Order]:
         """Return what an exchange client sends in round `number`."""
         one = [self._order(index, number) for index in range(self.orders)]
@@ -115,11 +120,11 @@ def pair_strategy(number: int) -> str:
 
 
 LONE_STRATEGY = "lone"  # alone with its account: every sender into the same book
-STRATEGIES: dict[str, tuple[int, ...]] = (
-    {single_strategy(n): (n,) for n in range(ACCOUNTS)}
-    | {pair_strategy(n): (2 * n, 2 * n + 1) for n in range(PAIRS)}
-    | {LONE_STRATEGY: (ACCOUNTS,)}
-)
+STRATEGIES: dict[str, tuple[int, ...]] = {
+    **{single_strategy(n): (n,) for n in range(ACCOUNTS)},
+    **{pair_strategy(n): (2 * n, 2 * n + 1) for n in range(PAIRS)},
+    LONE_STRATEGY: (ACCOUNTS,),
+}
 
 
 def provision_file(tokens: dict[str, str]) -> dict[str, object]:

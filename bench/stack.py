@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
 
-from bench.scenarios import ACCOUNTS, STRATEGIES, account_key, provision_file
+from bench.scenarios import ACCOUNTS, STRATEGIES, Scenario, account_key, provision_file
 from exchanges.simulator.testing import SimulatorProcess, running_simulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,12 +40,14 @@ class NotReady(Exception):
 
 @contextmanager
 def ending_in_good_order() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the run as Ctrl-C does, through every `finally`."""
+    """Make SIGINT, SIGTERM and SIGHUP end the run through every `finally`."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -81,9 +84,9 @@ class Databases:
     def url(self, name: str) -> str:
         return urlunsplit(urlsplit(self._url)._replace(path=f"/{name}"))
 
-    def create(self, name: str, *, template: str | None = None) -> None:
-        made_from = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
-        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + made_from)
+    def create(self, name: str, *, template: str = "template1") -> None:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def drop(self, name: str) -> None:
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -107,7 +110,7 @@ class Databases:
         url = urlunsplit(urlsplit(self._url)._replace(scheme="postgresql", path="/postgres"))
         return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
-    def _execute(self, statement: sql.Composable) -> None:
+    def _execute(self, statement: sql.Composed) -> None:
         with self._connect() as connection:
             connection.execute(statement)
 
@@ -263,3 +266,19 @@ def _wait_until_warm(webs: list[Web], simulator: SimulatorProcess) -> None:
         if time.monotonic() > deadline:
             raise NotReady(f"the web process is not warm after {READY_SECONDS} s:\n{webs[-1].log()}")
         time.sleep(0.1)
+
+
+def look_inside(site: Site, scenario: Scenario, *, rounds: int) -> dict[str, Any]:
+    """Run `bench.inside` on a fresh database and simulator; return what it found."""
+    output = site.folder / "inside.json"
+    with site.databases.copy() as database_url, simulators(site, 1) as (simulator,):
+        env = site.environment(database_url, simulator.url) | {
+            "BENCH_TOKENS": json.dumps(site.tokens),
+            "DJANGO_SETTINGS_MODULE": "tradehub.settings",
+        }
+        command = [sys.executable, "-m", "bench.inside", scenario.key, str(rounds), str(output)]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotReady(f"looking inside failed:\n{done.stdout}{done.stderr}")
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found

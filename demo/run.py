@@ -91,6 +91,7 @@ def environment(made: dict[str, str], *, web_port: int, simulator_port: int) -> 
             "DATABASE_URL": f"sqlite:///{STATE / 'tradehub.sqlite3'}",
             "WEB_PORT": str(web_port),
             "SIMULATOR_PORT": str(simulator_port),
+            "SIMULATOR_OPTIONS": f"--account {made['DEMO_API_KEY']}:{made['DEMO_API_SECRET']}",
             "SIMULATOR_URL": f"http://127.0.0.1:{simulator_port}",
         }
     )
@@ -117,14 +118,17 @@ def prepare(env: dict[str, str]) -> None:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # straight, whatever HTTP_PROXY says
+    with opener.open(url, timeout=5) as answer:
         body: bytes = answer.read()
     return body
 
 
 def started() -> dict[str, int]:
     """Return the process groups that honcho says it has started, by name."""
-    return {name: int(pid) for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", LOG.read_text())}
+    return {name: int(pid) for name, pid in re.findall(r"([\w.]+) started \(pid=(\d+)\)", LOG.read_text())}
 
 
 class Demo:
@@ -151,7 +155,7 @@ class Demo:
                 raise NotReady("a process ended")
             if time.monotonic() > deadline:
                 raise NotReady(f"after {seconds:.0f} s there is still no {word}")
-            time.sleep(0.2)
+            time.sleep(0.3)
 
     def wait(self) -> None:
         """Wait until a process ends by itself, which honcho answers by ending all."""

@@ -117,7 +117,9 @@ def orders_failed(failures: Sequence[Failure], *, language: str, time_zone: str)
 
 def test_message(*, language: str) -> str:
     with override(language):
-        return escape(_("✅ tradehub reaches this chat. Alerts about failed orders will arrive here."), quote=False)
+        return escape(
+            _("✅ tradehub reaches this chat. Alerts about failed orders will arrive here."), quote=False
+        )
 
 
 def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
@@ -150,7 +152,10 @@ def _block(group: Sequence[Failure]) -> str:
 
 
 def _order(failure: Failure) -> str:
-    side, kind = SIDES.get(failure.side, failure.side), ORDER_TYPES.get(failure.order_type, failure.order_type)
+    side, kind = (
+        SIDES.get(failure.side, failure.side),
+        ORDER_TYPES.get(failure.order_type, failure.order_type),
+    )
     text = f"{failure.symbol} {_(side)} {_(kind)} {_plain(failure.quantity)}"
     if failure.stop_price is not None:
         text += f" {_('stop')} {_plain(failure.stop_price)}"

@@ -75,11 +75,12 @@ def mask(text: str) -> str:
 
 
 class _TokenFilter(logging.Filter):
-    """httpx logs the URL of every request."""
+    """The library and its HTTP client log the URLs that they ask, and the token is part of them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = mask(record.getMessage()), ()
         return True
 
 
-logging.getLogger("httpx").addFilter(_TokenFilter())
+for name in ("httpx", "telegram.Bot"):
+    logging.getLogger(name).addFilter(_TokenFilter())

@@ -111,7 +111,7 @@ class FailedRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One line of the log. What it says of an order is empty where its order is gone or was never ours."""
+    """One line of the log. What it says of an order is empty where nothing is known of it any more."""
 
     id: int
     type: str
@@ -124,6 +124,7 @@ class EventRow:
     price: Decimal | None
     strategy: str
     account: str
+    after: str  # the state that it led to
     message: str
     created_at: datetime
 

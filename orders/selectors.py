@@ -197,32 +197,31 @@ def _failed_orders(visible: Visible) -> list[FailedRow]:
 
 def event_rows(events: QuerySet[OrderEvent]) -> list[EventRow]:
     """Read lines of the log with what they speak of, in one query, in the order asked for."""
-    rows = events.annotate(
-        side=F("intent__side"),
-        order_type=F("intent__order_type"),
-        quantity=F("intent__quantity"),
-        price=F("intent__price"),
-        strategy_name=F("strategy_account__strategy__group_name"),
-        account_name=F("account__name"),
+    rows = events.select_related("intent").annotate(
+        strategy_name=F("strategy_account__strategy__group_name"), account_name=F("account__name")
     )
-    return [
-        EventRow(
-            id=row.pk,
-            type=row.type,
-            source=row.source,
-            symbol=row.symbol,
-            side=row.side or "",
-            order_type=row.order_type or "",
-            quantity=row.quantity,
-            filled_quantity=_decimal(row.data.get("filled_quantity")),
-            price=row.price,
-            strategy=row.strategy_name or "",
-            account=row.account_name or "",
-            message=row.message,
-            created_at=row.created_at,
-        )
-        for row in rows
-    ]
+    return [_event_row(event) for event in rows]
+
+
+def _event_row(event: Any) -> EventRow:
+    # An order that was never ours has no intent: then the log itself says what it is.
+    told = event.data if event.intent is None else _what(event.intent) | {"quantity": event.intent.quantity}
+    return EventRow(
+        id=event.pk,
+        type=event.type,
+        source=event.source,
+        symbol=event.symbol,
+        side=str(told.get("side") or ""),
+        order_type=str(told.get("order_type") or ""),
+        quantity=_decimal(told.get("quantity")),
+        filled_quantity=_decimal(event.data.get("filled_quantity")),
+        price=_decimal(told.get("price")),
+        strategy=event.strategy_name or "",
+        account=event.account_name or "",
+        after=event.after,
+        message=event.message,
+        created_at=event.created_at,
+    )
 
 
 def strategy_accounts(user_id: int | None) -> QuerySet[StrategyAccount]:

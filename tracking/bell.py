@@ -86,6 +86,13 @@ class Listener:
     def remove(self, wake: asyncio.Event) -> None:
         self._wakes.discard(wake)
 
+    async def close(self) -> None:
+        """Stop listening. For tests: a server's listener ends with its loop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task, self.hears = None, False
+
     async def _listen(self) -> None:
         layer = _layer()
         channel = await layer.new_channel()

@@ -12,6 +12,7 @@ from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
 from orders.states import OrderStatus
+from tracking.models import SessionStatus
 from tracking.selectors import StreamState
 
 SIDES: dict[str, Promise] = {SideChoice.BUY: _("Buy"), SideChoice.SELL: _("Sell")}
@@ -92,6 +93,13 @@ SOURCES: dict[str, Promise] = {
     EventSource.RECONCILIATION: _("by reconciliation"),
     EventSource.RESOLVER: _("by resolver"),
     EventSource.OPERATOR: _("by operator"),
+}
+
+SESSIONS: dict[str, Promise] = {
+    SessionStatus.CONNECTING: _("connecting"),
+    SessionStatus.CONNECTED: _("connected"),
+    SessionStatus.DISCONNECTED: _("disconnected"),
+    SessionStatus.ERROR: _("faulty"),
 }
 
 STREAMS: dict[str, Promise] = {

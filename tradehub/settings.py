@@ -69,6 +69,7 @@ X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": security.PAGE_POLICY}
 
 INSTALLED_APPS = [
+    "tradehub",  # first: its qcluster command wraps django-q2's
     "daphne",
     "unfold",
     "unfold.contrib.filters",

@@ -68,7 +68,7 @@ class BotApi:
         if form["chat_id"] not in (CHAT, str(OTHER_CHAT)):
             return refusal(400, "Bad Request: chat not found")
         message = Message(form["chat_id"], form["text"])
-        if fault := _markup_fault(form["text"], form.get("parse_mode", "")):
+        if fault := markup_fault(form["text"], form.get("parse_mode", "")):
             return refusal(400, f"Bad Request: can't parse entities: {fault}")
         if len(message.text) > 4096:
             return refusal(400, "Bad Request: message is too long")
@@ -116,7 +116,7 @@ class _Markup(HTMLParser):
             self.fault = f"unknown entity {name}"
 
 
-def _markup_fault(html: str, parse_mode: str) -> str:
+def markup_fault(html: str, parse_mode: str = "HTML") -> str:
     if parse_mode != "HTML":
         return "" if "<" not in html else "markup without parse_mode"
     markup = _Markup()

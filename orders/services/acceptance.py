@@ -19,6 +19,7 @@ from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType, Side
 from exchanges.models import Account
 from orders import events, locks
+from orders.bulk import bulk_insert
 from orders.config import StrategyConfig
 from orders.models import (
     Book,
@@ -26,7 +27,6 @@ from orders.models import (
     EventType,
     FailedOrder,
     Home,
-    OpenOrder,
     OrderEvent,
     OrderIntent,
     Placement,
@@ -262,7 +262,7 @@ def _write(
     intents = [_intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now) for pair in pairs]
     if not intents:
         return
-    accepted.intents = OrderIntent.objects.bulk_create(intents)
+    accepted.intents = bulk_insert(intents)
     accepted.account_ids = [pair.follower.account_id for pair in pairs]
     log: list[OrderEvent] = []
     failed: list[FailedOrder] = []
@@ -277,15 +277,13 @@ def _write(
             placement = submission.placement_for(intent, account_id=account_id, number=1, now=now)
             accepted.placements.append(placement)
             log.append(submission.submitting_event(placement, source=EventSource.WEBHOOK, now=now))
-    Placement.objects.bulk_create(accepted.placements)
-    OpenOrder.objects.bulk_create(
-        submission.open_order_for(placement, now=now) for placement in accepted.placements
-    )
+    bulk_insert(accepted.placements)
+    bulk_insert(submission.open_order_for(placement, now=now) for placement in accepted.placements)
     if failed:
-        FailedOrder.objects.bulk_create(failed)
+        bulk_insert(failed)
         accepted.failed = {failure.intent_id: failure for failure in failed}
         events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
-    OrderEvent.objects.bulk_create(log)
+    bulk_insert(log)
     events.publish(events.EventsLogged())
 
 

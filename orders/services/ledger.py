@@ -11,7 +11,7 @@ from decimal import Decimal
 from exchanges.adapters.types import Fill, Side
 from exchanges.fields import plain
 from orders import locks
-from orders.bulk import bulk_save
+from orders.bulk import bulk_insert, bulk_save
 from orders.folding import FoldKey, PositionState, fold, fold_key
 from orders.models import OrderIntent, Placement, StrategyPosition, Trade, TradeExecution
 
@@ -65,7 +65,7 @@ def fills_book(fills: Sequence[NewFill], *, now: datetime) -> None:
     refolded: list[TradeExecution] = []
     for key, fresh in by_position.items():
         refolded += _fold_into(positions[key], fresh)
-    TradeExecution.objects.bulk_create(executions)
+    bulk_insert(executions)
     bulk_save(refolded, fields=FOLDED)
     for position in positions.values():
         position.updated_at = now

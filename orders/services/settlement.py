@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,7 +22,7 @@ from exchanges.adapters.exceptions import DuplicateClientOrderId, ExchangeError,
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, VenueOrderStatus
 from exchanges.fields import plain
 from orders import events, locks
-from orders.bulk import bulk_save
+from orders.bulk import bulk_insert, bulk_save
 from orders.models import (
     CancelReason,
     EventSource,
@@ -112,12 +112,22 @@ def never_placed(*, placement_ids: Iterable[int], source: str, now: datetime, re
     return outcomes_apply([Outcome(pk, NeverPlaced(reason)) for pk in placement_ids], source=source, now=now)
 
 
-def outcomes_apply(outcomes: Sequence[Outcome], *, source: str, now: datetime) -> Applied:
-    """Apply outcomes to intents, placements, open orders and the ledger in one transaction."""
+def outcomes_apply(
+    outcomes: Sequence[Outcome],
+    *,
+    source: str,
+    now: datetime,
+    in_memory: Mapping[int, Placement] | None = None,
+) -> Applied:
+    """Apply outcomes to intents, placements, open orders and the ledger in one transaction.
+
+    `in_memory`: placements as the caller has just written them, with intent, delivery and open order.
+    Those that nobody touched since (it is looked up under the lock) need not be read again.
+    """
     if not outcomes:
         return Applied()
     with transaction.atomic():
-        work = _Work.load(outcomes, source=source, now=now)
+        work = _Work.load(outcomes, source=source, now=now, in_memory=in_memory or {})
         for outcome in outcomes:
             work.apply(outcome)
         work.write()
@@ -157,6 +167,21 @@ def _lookup(found: dict[tuple[str, str], int], report: OrderReport) -> int | Non
     return None
 
 
+def _untouched(placement_ids: Collection[int]) -> set[int]:
+    """Return which placements stand as they were made: no report, no refusal, no cancel since."""
+    if not placement_ids:
+        return set()
+    rows = Placement.objects.filter(
+        pk__in=placement_ids,
+        outcome=PlacementOutcome.UNRESOLVED,
+        exchange_status="",
+        exchange_order_id="",
+        open_order__status=OrderStatus.SUBMITTING,
+        intent__cancel_requested=False,
+    )
+    return set(rows.values_list("pk", flat=True))
+
+
 @dataclass(slots=True)
 class _Work:
     """One transaction's rows: read under their intents' locks, changed in memory, written once."""
@@ -181,23 +206,27 @@ class _Work:
     facts: list[events.Fact] = field(default_factory=list)
 
     @classmethod
-    def load(cls, outcomes: Sequence[Outcome], *, source: str, now: datetime) -> _Work:
+    def load(
+        cls, outcomes: Sequence[Outcome], *, source: str, now: datetime, in_memory: Mapping[int, Placement]
+    ) -> _Work:
         placement_ids = {outcome.placement_id for outcome in outcomes}
         list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
-        # Read in a statement of its own: only what is read after the lock is sure to be current.
-        rows = Placement.objects.filter(pk__in=placement_ids).select_related(
-            "intent__delivery", "open_order", "intent__failed_order"
-        )
-        placements = {row.pk: row for row in rows}
-        intents: dict[int, OrderIntent] = {}
-        open_orders: dict[int, OpenOrder] = {}
+        # In statements of their own: only what is read after the lock is sure to be current.
+        placements = {pk: in_memory[pk] for pk in _untouched(placement_ids & in_memory.keys())}
+        open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
-        for row in placements.values():
-            row.intent = intents.setdefault(row.intent_id, row.intent)  # two placements, one intent
-            if (order := getattr(row, "open_order", None)) is not None:
-                open_orders[row.pk] = order
-            if (failure := getattr(row.intent, "failed_order", None)) is not None:
-                failed[row.intent_id] = failure
+        if rest := placement_ids - placements.keys():
+            rows = Placement.objects.filter(pk__in=rest).select_related(
+                "intent__delivery", "open_order", "intent__failed_order"
+            )
+            intents: dict[int, OrderIntent] = {}
+            for row in rows:
+                placements[row.pk] = row
+                row.intent = intents.setdefault(row.intent_id, row.intent)  # two placements, one intent
+                if (order := getattr(row, "open_order", None)) is not None:
+                    open_orders[row.pk] = order
+                if (failure := getattr(row.intent, "failed_order", None)) is not None:
+                    failed[row.intent_id] = failure
         with_fills = {one.placement_id for one in outcomes if getattr(one.result, "fills", ())}
         booked = ledger.booked_trades(row for row in placements.values() if row.pk in with_fills)
         return cls(source, now, placements, open_orders, failed, booked)
@@ -542,18 +571,18 @@ class _Work:
         if self.ended:
             OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
         if self.adopted:
-            OpenOrder.objects.bulk_create(self.adopted.values())
+            bulk_insert(self.adopted.values())
         if self.healed_failed:
             FailedOrder.objects.filter(
                 pk__in=[failure.pk for failure in self.healed_failed.values()]
             ).delete()
         bulk_save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
         if self.new_failed:
-            FailedOrder.objects.bulk_create(self.new_failed)
+            bulk_insert(self.new_failed)
             for failure in self.new_failed:
                 self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
         if self.log:
-            OrderEvent.objects.bulk_create(self.log)
+            bulk_insert(self.log)
             self.facts.append(events.EventsLogged())
         events.publish(*self.facts)
 

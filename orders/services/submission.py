@@ -23,6 +23,7 @@ from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
+from orders.bulk import bulk_insert
 from orders.clock import DatabaseClock
 from orders.models import (
     Book,
@@ -42,6 +43,7 @@ from orders.states import OrderStatus
 logger = logging.getLogger(__name__)
 
 KEEP_CONNECTION_SECONDS = 0.25
+TOGETHER_SECONDS = 0.003
 
 Answers = list[OrderReport | ExchangeError]
 
@@ -118,6 +120,7 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
     waiting: dict[Future[Answers], _Lane] = {}
     for lane in lanes:
         lane.start_next(waiting)
+    in_memory = {placement.pk: placement for placement in work.placements}
     applied = Applied()
     while waiting:
         done = _first_done(waiting)
@@ -128,7 +131,9 @@ def dispatch(work: Dispatch, *, on_answer: Callable[[float], None] | None = None
             lane.start_next(waiting)  # the account's next step leaves before we write anything down
         if on_answer is not None:
             on_answer(time.monotonic())
-        applied.merge(outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now()))
+        applied.merge(
+            outcomes_apply(outcomes, source=EventSource.ANSWER, now=work.clock.now(), in_memory=in_memory)
+        )
     _remember_leverage(lanes)
     return applied
 
@@ -143,6 +148,9 @@ def _first_done(waiting: Collection[Future[Answers]]) -> set[Future[Answers]]:
         if not connection.in_atomic_block:
             connection.close()
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    if len(done) < len(waiting):
+        # Accounts of one exchange answer within moments of each other: write their outcomes down together.
+        done, _ = wait(waiting, timeout=TOGETHER_SECONDS)
     return done
 
 
@@ -241,7 +249,7 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             order.save(update_fields=["placement", "ask_at", "not_found_count"])
             accounts[order.account_id] = order.account
             placements.append(placement)
-        OrderEvent.objects.bulk_create(submitting_event(p, source=source, now=now) for p in placements)
+        bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
     if not placements:
         return Applied()
     return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))

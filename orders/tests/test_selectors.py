@@ -155,6 +155,14 @@ class TestEventRows:
         assert (row.side, row.quantity, row.filled_quantity) == ("BUY", Decimal("0.5"), Decimal("0.2"))
         assert (row.strategy, row.account, row.message) == ("test1", "main", "words")
 
+    def test_tells_what_the_log_says_of_an_order_that_is_not_ours(self, owner: StrategyAccount) -> None:
+        data = {"side": "SELL", "quantity": "3", "price": None, "filled_quantity": "0"}
+        log_event(owner, type="EXTERNAL", strategy_account=None, symbol="BTC/USDT", data=data)
+
+        [row] = selectors.event_rows(EVERYBODY.events())
+
+        assert (row.side, row.quantity, row.price) == ("SELL", Decimal(3), None)
+
     def test_outlives_the_order_that_it_speaks_of(self, owner: StrategyAccount) -> None:
         log_event(owner, intent_id=987654, symbol="BTC/USDT", data={"filled_quantity": "soon"})
 

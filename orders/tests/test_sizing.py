@@ -224,7 +224,7 @@ class TestAnyOrder:
         except SizingError:
             return
         assert found.price is not None
-        assert quantity - lot < found.quantity <= quantity
+        assert 0 <= quantity - found.quantity < lot
         assert abs(found.price - price) <= tick / 2
         assert found.quantity >= minimum
         assert found.price > 0

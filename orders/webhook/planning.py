@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 
 from exchanges.adapters.exceptions import ErrorType, ExchangeError
 from exchanges.adapters.types import InstrumentSpec, MarketType, OrderType, Side
@@ -18,11 +18,12 @@ from exchanges.models import AccountType, ConfigVersion
 from orders import config
 from orders.config import Follower, StrategyConfig
 from orders.prices import last_price
-from orders.sizing import SizingError, capital_to_quantity, fit
+from orders.sizing import SizingError, capital_to_quantity, fit, to_step
 from orders.webhook.serializers import Fault, OrderSpec, PayloadFault
 
 logger = logging.getLogger(__name__)
 
+RAW_STEP = Decimal("0.00000001")  # what could not be sized is kept to eight decimals, for people to read
 FIRST = ("CANCEL", "CANCEL_ALL_ORDER", "MARKET")
 REFRESH_SECONDS = 60.0  # an unknown symbol makes us look at the exchange's list, but not more often
 _refreshed: dict[config.InstrumentKey, float] = {}
@@ -248,6 +249,6 @@ def fit_pair(pair: Pair, quantity: Decimal) -> None:
         )
     except SizingError as exc:
         pair.problem = ErrorType.INVALID_QUANTITY, str(exc)
-        pair.quantity = quantity
+        pair.quantity = to_step(quantity, RAW_STEP, rounding=ROUND_DOWN)
         return
     pair.quantity, pair.price, pair.stop_price = sized.quantity, sized.price, sized.stop_price

@@ -53,9 +53,10 @@
     for (const [index, cell] of [...fresh.cells].entries()) {
       const before = old.cells[index];
       if (before.isEqualNode(unlit(cell, before))) continue;
+      before.replaceWith(cell);
+      if ("still" in cell.dataset) continue; // moves with every price
       const move = Math.sign(Number(cell.dataset.value) - Number(before.dataset.value));
       cell.classList.add(move > 0 ? "up" : move < 0 ? "down" : "changed");
-      before.replaceWith(cell);
     }
   }
 

@@ -288,7 +288,7 @@ def _tell(order: OpenOrder, kind: EventType, source: EventSource) -> None:
     )
 
 
-STEPS: dict[str, Callable[..., None]] = {
+STEPS: dict[str, Callable[..., object]] = {
     "people": people,
     "fill": fill,
     "place": place,

@@ -32,6 +32,7 @@ _WORDS: dict[str, Mapping[str, Any]] = {
     "error_type": wording.ERROR_TYPES,
     "event": wording.EVENTS,
     "source": wording.SOURCES,
+    "session": wording.SESSIONS,
     "stream": wording.STREAMS,
 }
 

@@ -185,6 +185,10 @@ class TestResolveOfSubmittingOrders:
         lost(exchange, account, placement)
         _query_finds_nothing(exchange)
 
+        async def nothing(symbol: str, *, since_ms: int) -> list[OrderReport]:
+            return []
+
+        exchange.fetch_recent_orders = nothing  # type: ignore[method-assign]
         resolve_again()
 
         order = open_order(placement)

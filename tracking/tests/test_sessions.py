@@ -76,6 +76,14 @@ class TestSessionsClaim:
         assert sessions_claim(keys={key_of(account)}, owner="b") == {key_of(account)}
         assert sessions_renew(owner="a") == set()
 
+    def test_takes_what_is_free_and_leaves_what_is_held(self, account: Account) -> None:
+        free = key_of(make_account())
+        sessions_claim(keys={key_of(account)}, owner="a")
+
+        assert sessions_claim(keys={key_of(account), free}, owner="b") == {free}
+
+        assert sessions_renew(owner="a") == {key_of(account)}
+
     def test_takes_only_the_market_that_was_asked_for(self, account: Account) -> None:
         sessions_ensure([StreamKey(account.pk, "SPOT")])
 

@@ -143,6 +143,18 @@ class TestUnmatchedRetry:
         row = UnmatchedReport.objects.get()
         assert (row.state, row.report["status"]) == (State.EXTERNAL, "PARTIALLY_FILLED")
 
+    def test_tells_each_fill_of_an_external_order_once(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        partly = report(status=VenueOrderStatus.PARTIALLY_FILLED, filled_quantity=Decimal("0.4"))
+        hear(account, replace(partly, fills=(a_fill("t1"),)))
+        retry(account)
+
+        more = replace(partly, filled_quantity=Decimal("0.8"), fills=(a_fill("t1"), a_fill("t2")))
+        hear(account, more)
+
+        assert [event.data.get("trade_id") for event in externals()] == [None, "t1", "t2"]
+
     def test_tells_when_an_external_order_ends(self, account: Account, exchange: FakeExchange) -> None:
         hear(account, report())
         retry(account)

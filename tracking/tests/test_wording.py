@@ -11,6 +11,7 @@ from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
 from orders.states import OrderStatus
 from tracking import live, wording
+from tracking.models import SessionStatus
 from tracking.selectors import StreamState
 
 
@@ -26,6 +27,7 @@ class TestWords:
             (wording.ERROR_TYPES, ErrorType),
             (wording.EVENTS, EventType),
             (wording.SOURCES, EventSource),
+            (wording.SESSIONS, SessionStatus),
             (wording.STREAMS, StreamState),
             (live.AFFECTED, EventType),
         ],

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings as django_settings
+
+from exchanges import runtime
+from tracking import bell
+from tracking.bell import Bell, Listener
+
+IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+
+class Layer:
+    """A channel layer that counts; the first `faults` sends fail."""
+
+    def __init__(self, faults: int = 0) -> None:
+        self.sent: list[float] = []
+        self.faults = faults
+
+    async def group_send(self, group: str, message: dict[str, str]) -> None:
+        assert (group, message) == ("positions", {"type": "bell.ring"})
+        if self.faults:
+            self.faults -= 1
+            raise ConnectionRefusedError("Redis is away")
+        self.sent.append(time.monotonic())
+
+
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
+    made = Layer()
+    monkeypatch.setattr(bell, "_layer", lambda: made)
+    return made
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(3):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class TestRing:
+    async def test_sounds_once_for_many_rings_and_never_more_than_twenty_times_a_second(
+        self, layer: Layer
+    ) -> None:
+        own = Bell(lambda coroutine: asyncio.get_running_loop().create_task(coroutine))
+        began = time.monotonic()
+        while time.monotonic() < began + 0.3:
+            own.ring()
+            await asyncio.sleep(0.001)
+        rang_last = time.monotonic()
+
+        await until(lambda: layer.sent and layer.sent[-1] >= rang_last - 0.002)  # the last one is heard, too
+
+        gaps = [later - earlier for earlier, later in zip(layer.sent, layer.sent[1:], strict=False)]
+        assert len(layer.sent) <= 8
+        assert min(gaps) >= bell.RING_EVERY_SECONDS * 0.9
+
+    def test_does_not_keep_the_one_who_rings(self, layer: Layer) -> None:
+        sounding: list[Future[None]] = []
+        own = Bell(lambda coroutine: sounding.append(runtime.spawn(coroutine)))
+        threads = [threading.Thread(target=own.ring) for _ in range(8)]
+
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took = time.monotonic() - began
+
+        for future in sounding:
+            future.result(3)
+        assert len(layer.sent) == len(sounding) > 0
+        assert took < 1
+
+    async def test_goes_on_after_a_fault(self, layer: Layer, caplog: pytest.LogCaptureFixture) -> None:
+        layer.faults = 1
+        own = Bell(lambda coroutine: asyncio.get_running_loop().create_task(coroutine))
+        own.ring()
+        await until(lambda: "The bell did not sound" in caplog.text)
+
+        own.ring()
+
+        await until(lambda: len(layer.sent) == 1)
+
+    def test_does_nothing_without_redis(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = IN_MEMORY
+        spawned: list[object] = []
+
+        Bell(spawned.append).ring()
+
+        assert spawned == []
+
+
+class TestListener:
+    async def test_hears_nothing_and_starts_nothing_without_redis(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = IN_MEMORY
+        listener = Listener()
+
+        listener.add(asyncio.Event())
+
+        assert listener.hears is False
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "bell"] == []
+
+
+@pytest.mark.services
+class TestThroughRedis:
+    async def test_wakes_the_pages_of_another_loop_and_hears_again_after_a_cut(self) -> None:
+        listener, wake = Listener(), asyncio.Event()
+        listener.add(wake)
+        await until(lambda: listener.hears)
+        bell.ring()  # on the I/O loop of another thread
+        async with asyncio.timeout(1):
+            await wake.wait()
+
+        _cut_connections()
+        await until(lambda: listener.hears)
+        wake.clear()
+        async with asyncio.timeout(5):
+            while not wake.is_set():
+                bell.ring()
+                await asyncio.sleep(0.1)
+        await listener.close()
+
+
+def _cut_connections() -> None:
+    """Cut those of our Redis database only: the server may have others to serve."""
+    with redis.Redis.from_url(django_settings.REDIS_URL) as client:
+        own = client.client_id()
+        ours = str(client.connection_pool.connection_kwargs.get("db", 0))
+        for other in client.client_list():
+            if other["db"] == ours and other["id"] != str(own):
+                client.client_kill_filter(_id=other["id"])
