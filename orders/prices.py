@@ -19,7 +19,7 @@ MEMORY_SECONDS = 1.0
 FETCH_SECONDS = 3.0
 
 PriceKey = tuple[str, str, str, str]  # exchange, environment, market type, symbol
-_memory: dict[PriceKey, tuple[float, Decimal]] = {}
+_memory: dict[PriceKey, tuple[float, Decimal | None]] = {}
 
 
 def last_price(account: Account, market_type: str, symbol: str) -> Decimal | None:
@@ -34,8 +34,7 @@ def last_price(account: Account, market_type: str, symbol: str) -> Decimal | Non
     price = _stored(key)
     if price is None:
         price = _fetched(account, market_type, symbol)
-    if price is not None:
-        _memory[key] = time.monotonic(), price
+    _memory[key] = time.monotonic(), price  # also that there is none: thirty orders ask a dead exchange once
     return price
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from ulid import ULID
 
 from exchanges.adapters.exceptions import ErrorType
@@ -78,7 +81,7 @@ def accept(
         }
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
-        cancels = [_mark_canceled(cancel, books, now) for cancel in plan.cancels]
+        cancels = _mark_canceled(plan, books, now)
         delivery.plan = {
             "strategy": strategy.group_name,
             "is_batch": is_batch,
@@ -88,7 +91,7 @@ def accept(
         }
         delivery.save(force_insert=True)
         accepted = Accepted(
-            delivery, cancel_intents=[pk for cancel in cancels for pk in cancel["intent_ids"]]
+            delivery, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
         )
         _size_closes(plan.pairs)
         _write(accepted, strategy, plan.pairs, book_ids, now=now)
@@ -145,29 +148,52 @@ def _cancel_filter(cancel: CancelPair) -> Q:
     return condition
 
 
+def _meant_by(cancels: Iterable[CancelPair]) -> QuerySet[OrderIntent]:
+    return OrderIntent.objects.filter(reduce(or_, map(_cancel_filter, cancels), Q(pk__in=())))
+
+
 def _books_to_cancel(plan: Plan) -> set[int]:
-    if not plan.cancels:
-        return set()
-    condition = Q(pk__in=())
-    for cancel in plan.cancels:
-        condition |= _cancel_filter(cancel)
-    return set(OrderIntent.objects.filter(condition).values_list("book_id", flat=True))
+    return set(_meant_by(plan.cancels).values_list("book_id", flat=True)) if plan.cancels else set()
 
 
-def _mark_canceled(cancel: CancelPair, books: dict[int, Book], now: datetime) -> dict[str, Any]:
-    """Hold what this cancel means, in the books that are locked; return what the answer needs of it."""
-    wanted = OrderIntent.objects.filter(_cancel_filter(cancel), book_id__in=list(books)).values("pk")
-    intents = list(locks.intents_for_update(pk__in=wanted)) if books else []
-    cancels_mark(intents, source=EventSource.WEBHOOK, now=now)
-    pks = [intent.pk for intent in intents]
-    ids = Placement.objects.filter(intent_id__in=pks).order_by("pk").values_list("client_order_id", flat=True)
+def _mark_canceled(plan: Plan, books: dict[int, Book], now: datetime) -> list[dict[str, Any]]:
+    """Hold what the cancels mean, in the books that are locked; return what the answer needs of each."""
+    intents: list[OrderIntent] = []
+    placements: dict[int, list[Placement]] = defaultdict(list)  # by intent id
+    if plan.cancels and books:
+        meant = _meant_by(plan.cancels).filter(book_id__in=list(books)).values("pk")
+        intents = list(locks.intents_for_update(pk__in=meant))
+        cancels_mark(intents, account_ids={pk: book.account_id for pk, book in books.items()},
+                     source=EventSource.WEBHOOK, now=now)  # fmt: skip
+        for placement in Placement.objects.filter(intent__in=intents).order_by("pk"):
+            placements[placement.intent_id].append(placement)
+    return [_canceled_by(cancel, intents, placements) for cancel in plan.cancels]
+
+
+def _canceled_by(
+    cancel: CancelPair, intents: Iterable[OrderIntent], placements: dict[int, list[Placement]]
+) -> dict[str, Any]:
+    hit = [intent for intent in intents if _means(cancel, intent, placements[intent.pk])]
     return {
         "order_index": cancel.spec.index,
         "account_id": cancel.follower.account_id,
         "account_name": cancel.follower.account_name,
-        "intent_ids": pks,
-        "client_order_ids": list(ids) if pks else [],
+        "intent_ids": [intent.pk for intent in hit],
+        "client_order_ids": [one.client_order_id for intent in hit for one in placements[intent.pk]],
     }
+
+
+def _means(cancel: CancelPair, intent: OrderIntent, placements: Iterable[Placement]) -> bool:
+    """Tell which of a payload's cancels hit an intent: `_cancel_filter` again, for a row at hand."""
+    spec = cancel.spec
+    if intent.strategy_account_id != cancel.follower.strategy_account_id:
+        return False
+    if spec.action == "CANCEL":
+        names = {name for one in placements for name in (one.client_order_id, one.exchange_order_id)}
+        return spec.order_id in names | {intent.uid}
+    if cancel.symbol is not None and (intent.symbol, intent.market_type) != (cancel.symbol, spec.market_type):
+        return False
+    return spec.side is None or intent.side == spec.side
 
 
 # --- closes ---------------------------------------------------------------------------------------
@@ -205,7 +231,9 @@ def _size_close(
     own = next((row for row in here if row.strategy_account_id == pair.follower.strategy_account_id), None)
     position = own.quantity if own is not None else Decimal(0)
     key = pair.follower.strategy_account_id, market.value, pair.symbol
-    pair.side = Side.SELL if position > 0 else Side.BUY
+    if position:
+        pair.side = Side.SELL if position > 0 else Side.BUY
+    pair.side = pair.side or Side.SELL  # of what there is not
     try:
         quantity = closing_quantity(
             position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent

@@ -195,6 +195,7 @@ def _pair(spec: OrderSpec, follower: Follower, symbol: str, version: int) -> Pai
             ErrorType.INVALID_SYMBOL,
             f"{symbol} {what} at {follower.account.exchange} {spec.market_type}",
         )
+        pair.side = pair.side or Side.SELL  # a close whose position nobody looked for
         return pair
     pair.reference_price = spec.price or spec.stop_price
     if pair.reference_price is None:
