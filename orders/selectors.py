@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from exchanges.models import Instrument, LastPrice
 from orders.listing import RESOLVING, EventRow, FailedRow, OpenOrderRow, PositionRow, TradeRow
@@ -20,7 +20,6 @@ from orders.models import (
     FailedStatus,
     OpenOrder,
     OrderEvent,
-    OrderIntent,
     StrategyAccount,
     StrategyPosition,
     Trade,
@@ -72,81 +71,86 @@ def positions(visible: Visible, *, now: datetime) -> list[PositionRow]:
     rows = StrategyPosition.objects.filter(visible.rows()).filter(
         ~Q(quantity=Decimal(0)) | Q(last_executed_at__gte=now - FLAT_SHOWN_FOR)
     )
-    shown = _listed(rows).annotate(
+    told = _read(
+        rows.order_by("strategy_account__strategy__group_name", "account__name", "symbol", "pk"),
+        limit=POSITIONS_SHOWN,
+        pk="pk",
+        symbol="symbol",
+        market_type="market_type",
+        quantity="quantity",
+        average_price="average_price",
+        realized_pnl="realized_pnl",
+        quote_asset=_instrument("quote_asset"),
         multiplier=_instrument("contract_multiplier"),
-        quote=_instrument("quote_asset"),
         last_price=_last_price("price"),
-        price_seen_at=_last_price("seen_at"),
+        seen_at=_last_price("seen_at"),
+        **_whose(),
     )
-    shown = shown.order_by("strategy_name", "account_name", "symbol", "pk")[:POSITIONS_SHOWN]
-    return sorted((_position_row(row, now=now) for row in shown), key=lambda row: row.is_flat)
+    return sorted((_position_row(row, now=now) for row in told), key=lambda row: row.is_flat)
 
 
-def _position_row(row: Any, *, now: datetime) -> PositionRow:
-    entry, last = row.average_price, row.last_price
-    multiplier = Decimal(1) if row.multiplier is None else row.multiplier
+def _position_row(told: dict[str, Any], *, now: datetime) -> PositionRow:
+    pk, multiplier, seen_at = told.pop("pk"), told.pop("multiplier"), told.pop("seen_at")
+    quantity, entry, last = told["quantity"], told["average_price"], told["last_price"]
+    told["quote_asset"] = told["quote_asset"] or _quote_of(told["symbol"])
     pnl = percent = None
-    if row.quantity == 0:
+    if quantity == 0:
         pnl = Decimal(0)
     elif entry is not None and last is not None:
-        pnl = (last - entry) * row.quantity * multiplier
-        cost = abs(entry * row.quantity * multiplier)
+        contracts = quantity * (Decimal(1) if multiplier is None else multiplier)
+        pnl = (last - entry) * contracts
+        cost = abs(entry * contracts)
         percent = pnl / cost * 100 if cost else None
     return PositionRow(
-        key=f"position-{row.pk}",
-        symbol=row.symbol,
-        market_type=row.market_type,
-        quote_asset=row.quote or _quote_of(row.symbol),
-        quantity=row.quantity,
-        average_price=entry,
-        last_price=last,
-        last_price_is_stale=row.price_seen_at is not None and row.price_seen_at < now - PRICE_FRESH_FOR,
+        key=f"position-{pk}",
+        last_price_is_stale=seen_at is not None and seen_at < now - PRICE_FRESH_FOR,
         unrealized_pnl=pnl,
         unrealized_percent=percent,
-        realized_pnl=row.realized_pnl,
-        **_whose(row),
+        **told,
     )
 
 
 def open_orders(visible: Visible, *, now: datetime) -> list[OpenOrderRow]:
     """The newest first."""
-    rows = OpenOrder.objects.filter(visible.rows()).select_related("intent", "placement")
-    return [
-        OpenOrderRow(
-            key=f"order-{row.intent_id}",
-            quantity=row.intent.quantity,
-            filled_quantity=row.intent.filled_quantity,
-            status=row.status,
-            reduce_only=row.intent.reduce_only,
-            client_order_id=row.placement.client_order_id,
-            submitted_at=row.submitted_at,
-            **_what(row.intent),
-            **_whose(row),
-        )
-        for row in _listed(rows, "intent__").order_by("-intent_id")[:OPEN_ORDERS_SHOWN]
-    ]
+    told = _read(
+        OpenOrder.objects.filter(visible.rows()).order_by("-intent_id"),
+        limit=OPEN_ORDERS_SHOWN,
+        pk="intent_id",
+        quantity="intent__quantity",
+        filled_quantity="intent__filled_quantity",
+        reduce_only="intent__reduce_only",
+        status="status",
+        client_order_id="placement__client_order_id",
+        submitted_at="submitted_at",
+        **_what("intent__"),
+        **_whose("intent__"),
+    )
+    return [OpenOrderRow(key=f"order-{row.pop('pk')}", **row) for row in told]
 
 
 def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
     """What the last orders did, the latest fill first."""
-    rows = _listed(Trade.objects.filter(visible.rows())).annotate(quote=_instrument("quote_asset"))
-    return [
-        TradeRow(
-            key=f"trade-{row.pk}",
-            symbol=row.symbol,
-            market_type=row.market_type,
-            side=row.side,
-            quantity=row.quantity,
-            average_price=row.average_price,
-            notional=row.notional,
-            realized_pnl=row.realized_pnl,
-            quote_asset=row.quote or _quote_of(row.symbol),
-            fees=tuple(sorted((str(asset), str(fee)) for asset, fee in row.fees.items())),
-            executed_at=row.last_executed_at,
-            **_whose(row),
-        )
-        for row in rows.order_by("-last_executed_at", "-pk")[:TRADES_SHOWN]
-    ]
+    told = _read(
+        Trade.objects.filter(visible.rows()).order_by("-last_executed_at", "-pk"),
+        limit=TRADES_SHOWN,
+        pk="pk",
+        symbol="symbol",
+        market_type="market_type",
+        side="side",
+        quantity="quantity",
+        average_price="average_price",
+        notional="notional",
+        realized_pnl="realized_pnl",
+        quote_asset=_instrument("quote_asset"),
+        fees="fees",
+        executed_at="last_executed_at",
+        **_whose(),
+    )
+    for row in told:
+        row["key"] = f"trade-{row.pop('pk')}"
+        row["quote_asset"] = row["quote_asset"] or _quote_of(row["symbol"])
+        row["fees"] = tuple(sorted((str(asset), str(fee)) for asset, fee in row["fees"].items()))
+    return [TradeRow(**row) for row in told]
 
 
 def failed_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
@@ -158,70 +162,72 @@ def _resolving_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
     rows = OpenOrder.objects.filter(visible.rows()).filter(
         status=OrderStatus.SUBMITTING, submitted_at__lt=now - RESOLVING_AFTER
     )
-    rows = rows.select_related("intent", "placement")
-    return [
-        FailedRow(
-            key=f"resolving-{row.intent_id}",
-            quantity=row.intent.remaining_quantity,
-            status=RESOLVING,
-            reason="",
-            exchange_error=row.placement.exchange_words,
-            error_type="",
-            retry_count=row.intent.retry_count,
-            created_at=row.submitted_at,
-            **_what(row.intent),
-            **_whose(row),
-        )
-        for row in _listed(rows, "intent__").order_by("-intent_id")[:FAILED_SHOWN]
-    ]
+    told = _read(
+        rows.order_by("-intent_id"),
+        limit=FAILED_SHOWN,
+        pk="intent_id",
+        quantity="intent__quantity",
+        filled="intent__filled_quantity",
+        exchange_error="placement__exchange_words",
+        retry_count="intent__retry_count",
+        created_at="submitted_at",
+        **_what("intent__"),
+        **_whose("intent__"),
+    )
+    for row in told:
+        row["key"] = f"resolving-{row.pop('pk')}"
+        row["quantity"] = max(row["quantity"] - row.pop("filled"), Decimal(0))
+    return [FailedRow(status=RESOLVING, reason="", error_type="", **row) for row in told]
 
 
 def _failed_orders(visible: Visible) -> list[FailedRow]:
-    rows = FailedOrder.objects.filter(visible.rows()).exclude(status=FailedStatus.REMOVED)
-    return [
-        FailedRow(
-            key=f"failed-{row.pk}",
-            quantity=row.quantity,
-            status=row.status,
-            reason=row.reason,
-            exchange_error=row.exchange_error,
-            error_type=row.error_type,
-            retry_count=row.retry_count,
-            created_at=row.created_at,
-            **_what(row),
-            **_whose(row),
-        )
-        for row in _listed(rows).order_by("-pk")[:FAILED_SHOWN]
-    ]
+    told = _read(
+        FailedOrder.objects.filter(visible.rows()).exclude(status=FailedStatus.REMOVED).order_by("-pk"),
+        limit=FAILED_SHOWN,
+        pk="pk",
+        quantity="quantity",
+        status="status",
+        reason="reason",
+        exchange_error="exchange_error",
+        error_type="error_type",
+        retry_count="retry_count",
+        created_at="created_at",
+        **_what(),
+        **_whose(),
+    )
+    return [FailedRow(key=f"failed-{row.pop('pk')}", **row) for row in told]
 
 
-def event_rows(events: QuerySet[OrderEvent]) -> list[EventRow]:
+def event_rows(events: QuerySet[OrderEvent], *, limit: int) -> list[EventRow]:
     """Read lines of the log with what they speak of, in one query, in the order asked for."""
-    rows = events.select_related("intent").annotate(
-        strategy_name=F("strategy_account__strategy__group_name"), account_name=F("account__name")
+    told = _read(
+        events,
+        limit=limit,
+        id="id",
+        type="type",
+        source="source",
+        symbol="symbol",
+        side="intent__side",
+        order_type="intent__order_type",
+        quantity="intent__quantity",
+        price="intent__price",
+        strategy="strategy_account__strategy__group_name",
+        account="account__name",
+        after="after",
+        message="message",
+        data="data",
+        created_at="created_at",
     )
-    return [_event_row(event) for event in rows]
+    return [_event_row(row) for row in told]
 
 
-def _event_row(event: Any) -> EventRow:
-    # An order that was never ours has no intent: then the log itself says what it is.
-    told = event.data if event.intent is None else _what(event.intent) | {"quantity": event.intent.quantity}
-    return EventRow(
-        id=event.pk,
-        type=event.type,
-        source=event.source,
-        symbol=event.symbol,
-        side=str(told.get("side") or ""),
-        order_type=str(told.get("order_type") or ""),
-        quantity=_decimal(told.get("quantity")),
-        filled_quantity=_decimal(event.data.get("filled_quantity")),
-        price=_decimal(told.get("price")),
-        strategy=event.strategy_name or "",
-        account=event.account_name or "",
-        after=event.after,
-        message=event.message,
-        created_at=event.created_at,
-    )
+def _event_row(told: dict[str, Any]) -> EventRow:
+    data = told.pop("data")
+    if told["side"] is None:  # an order that was never ours has no intent: the log itself says what it is
+        told |= {name: str(data.get(name) or "") for name in ("side", "order_type")}
+        told |= {name: _decimal(data.get(name)) for name in ("quantity", "price")}
+    told |= {name: told[name] or "" for name in ("strategy", "account")}
+    return EventRow(filled_quantity=_decimal(data.get("filled_quantity")), **told)
 
 
 def strategy_accounts(user_id: int | None) -> QuerySet[StrategyAccount]:
@@ -232,34 +238,25 @@ def strategy_accounts(user_id: int | None) -> QuerySet[StrategyAccount]:
     return rows.order_by("strategy__group_name", "account__name", "pk")
 
 
-def _listed(rows: Any, order: str = "") -> Any:
-    """Add whose a row is and its instrument's grid. `order` is the path to its symbol and market."""
-    return rows.annotate(
-        strategy_name=F("strategy_account__strategy__group_name"),
-        account_name=F("strategy_account__account__name"),
-        tick_size=_instrument("tick_size", order),
-        lot_step=_instrument("lot_step", order),
-    )
+def _read(rows: QuerySet[Any], *, limit: int, **columns: str | Subquery) -> list[dict[str, Any]]:
+    """Read just these columns, without making models of them: it is done for every look of every page."""
+    names = tuple(columns)
+    return [dict(zip(names, values, strict=True)) for values in rows.values_list(*columns.values())[:limit]]
 
 
-def _whose(row: Any) -> dict[str, Any]:
+def _whose(order: str = "") -> dict[str, str | Subquery]:
+    """Whose a row is, and its instrument's grid. `order` is the path to its symbol and market."""
     return {
-        "strategy": row.strategy_name,
-        "account": row.account_name,
-        "tick_size": row.tick_size,
-        "lot_step": row.lot_step,
+        "strategy": "strategy_account__strategy__group_name",
+        "account": "strategy_account__account__name",
+        "tick_size": _instrument("tick_size", order),
+        "lot_step": _instrument("lot_step", order),
     }
 
 
-def _what(order: OrderIntent | FailedOrder) -> dict[str, Any]:
-    return {
-        "symbol": order.symbol,
-        "market_type": order.market_type,
-        "side": order.side,
-        "order_type": order.order_type,
-        "price": order.price,
-        "stop_price": order.stop_price,
-    }
+def _what(order: str = "") -> dict[str, str]:
+    names = ("symbol", "market_type", "side", "order_type", "price", "stop_price")
+    return {name: order + name for name in names}
 
 
 def _instrument(field: str, order: str = "") -> Subquery:

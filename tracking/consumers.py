@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # prices, and the log once more in case a ring was lost
 LOOK_SECONDS_WITHOUT_BELL = 0.5
-REST_SECONDS = 0.1  # between two looks, so that a burst becomes one frame
+REST_SECONDS = 0.1  # between two looks, so that a burst becomes one frame …
+REST_FACTOR = 4  # … and longer when looking takes long: webhooks share this process
+MAX_REST_SECONDS = 0.5
 STILL_SECONDS = 10.0
 ALLOWED_SECONDS = 15.0
 MAX_UNANSWERED = 32  # frames
@@ -110,8 +112,9 @@ class PositionsConsumer(AsyncWebsocketConsumer):
     async def _keep_up(self, listener: Listener) -> None:
         await self._send(await self._first_frame())
         checked_at = sent_at = time.monotonic()
+        rest = REST_SECONDS
         while True:
-            await asyncio.sleep(REST_SECONDS)
+            await asyncio.sleep(rest)
             await self._wait(LOOK_SECONDS if listener.hears else LOOK_SECONDS_WITHOUT_BELL)
             now = time.monotonic()
             if now > checked_at + ALLOWED_SECONDS:
@@ -120,6 +123,7 @@ class PositionsConsumer(AsyncWebsocketConsumer):
                     return
                 checked_at = now
             frame = await database_sync_to_async(self._view.news)(now=timezone.now())
+            rest = min(max(REST_SECONDS, REST_FACTOR * (time.monotonic() - now)), MAX_REST_SECONDS)
             if not frame.is_empty or now > sent_at + STILL_SECONDS:
                 await self._send(frame)
                 sent_at = now

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import connection
+from django.db.models import QuerySet
 
 from orders.listing import EventRow
+from orders.models import OrderEvent
 from orders.selectors import Visible, event_rows
 
 MAX_BEHIND = 500  # events; a reader that missed more starts afresh
@@ -47,7 +49,7 @@ class EventReader:
             self._floor = self._settled_before(now - 2 * self._look_back)
             above = self._visible.events().filter(id__gt=self._floor)
             self._remember(list(above.values_list("id", flat=True)))
-        recent = event_rows(self._visible.events().order_by("-id")[:TICKER_LENGTH])[::-1]
+        recent = event_rows(self._visible.events().order_by("-id"), limit=TICKER_LENGTH)[::-1]
         self.last_id = recent[-1].id if recent else 0
         if self._is_simple:
             self._floor = self.last_id
@@ -64,7 +66,7 @@ class EventReader:
             return None
         self._seen, self.last_id = {}, last_id
         self._floor = last_id if self._is_simple else self._settled_before(anchor - self._look_back)
-        rows = event_rows(self._visible.events().filter(id__gt=self._floor).order_by("id")[: 2 * MAX_BEHIND])
+        rows = event_rows(self._above_floor(), limit=2 * MAX_BEHIND)
         if len(rows) == 2 * MAX_BEHIND or sum(row.id > last_id for row in rows) > MAX_BEHIND:
             return None
         self._advance(rows)
@@ -72,13 +74,14 @@ class EventReader:
 
     def read(self) -> list[EventRow] | None:
         """Return the events that were not given out yet, or None if there are too many of them."""
-        limit = MAX_BEHIND + len(self._seen) + 1
-        rows = event_rows(self._visible.events().filter(id__gt=self._floor).order_by("id")[:limit])
-        fresh = [row for row in rows if row.id not in self._seen]
+        fresh = event_rows(self._above_floor().exclude(id__in=list(self._seen)), limit=MAX_BEHIND + 1)
         if len(fresh) > MAX_BEHIND:
             return None
         self._advance(fresh)
         return fresh
+
+    def _above_floor(self) -> QuerySet[OrderEvent]:
+        return self._visible.events().filter(id__gt=self._floor).order_by("id")
 
     @property
     def _is_simple(self) -> bool:

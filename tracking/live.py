@@ -50,27 +50,35 @@ SECTIONS = {
 }
 
 # What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
-_PLACED = frozenset({"orders", "failed"})
-_REPORTED = frozenset({"orders", "failed", "positions", "trades"})
+_ORDER = frozenset({"orders"})
+_OUTCOME = frozenset({"orders", "failed"})
+_FILLS = frozenset({"positions", "trades"})
+_REPORT = _OUTCOME | _FILLS
 AFFECTED: dict[str, frozenset[str]] = {
-    EventType.SUBMITTING: _PLACED,
-    EventType.UNKNOWN: _PLACED,
-    EventType.CANCEL_REQUESTED: _PLACED,
-    EventType.FAILED: _PLACED,
-    EventType.ACCEPTED: _REPORTED,
-    EventType.TRIGGERED: _REPORTED,
-    EventType.PARTIALLY_FILLED: _REPORTED,
-    EventType.FILLED: _REPORTED,
-    EventType.LATE_FILL: _REPORTED,
-    EventType.CANCELED: _REPORTED,
-    EventType.LIVE_AGAIN: _REPORTED,
-    EventType.REJECTED: _REPORTED,
-    EventType.EXPIRED: _REPORTED,
+    EventType.SUBMITTING: _ORDER,
+    EventType.CANCEL_REQUESTED: _ORDER,
+    EventType.UNKNOWN: _OUTCOME,
+    EventType.FAILED: _OUTCOME,
+    EventType.ACCEPTED: _REPORT,
+    EventType.TRIGGERED: _REPORT,
+    EventType.PARTIALLY_FILLED: _REPORT,
+    EventType.FILLED: _REPORT,
+    EventType.LATE_FILL: _REPORT,
+    EventType.CANCELED: _REPORT,
+    EventType.LIVE_AGAIN: _REPORT,
+    EventType.REJECTED: _REPORT,
+    EventType.EXPIRED: _REPORT,
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),
     EventType.OPERATOR: frozenset(SECTIONS),
 }
+
+
+def affected_by(event: EventRow) -> frozenset[str]:
+    """Return the names of the sections that have to be read again."""
+    names = AFFECTED.get(event.type, AFFECTED[EventType.OPERATOR])
+    return names - _FILLS if event.filled_quantity == 0 else names
 
 
 class FrameKind(StrEnum):

@@ -150,7 +150,7 @@ class TestEventRows:
         order = make_open_order(owner)
         log_event(owner, intent=order.intent, data={"filled_quantity": "0.2"}, message="words")
 
-        [row] = selectors.event_rows(EVERYBODY.events())
+        [row] = selectors.event_rows(EVERYBODY.events(), limit=9)
 
         assert (row.side, row.quantity, row.filled_quantity) == ("BUY", Decimal("0.5"), Decimal("0.2"))
         assert (row.strategy, row.account, row.message) == ("test1", "main", "words")
@@ -159,14 +159,14 @@ class TestEventRows:
         data = {"side": "SELL", "quantity": "3", "price": None, "filled_quantity": "0"}
         log_event(owner, type="EXTERNAL", strategy_account=None, symbol="BTC/USDT", data=data)
 
-        [row] = selectors.event_rows(EVERYBODY.events())
+        [row] = selectors.event_rows(EVERYBODY.events(), limit=9)
 
         assert (row.side, row.quantity, row.price) == ("SELL", Decimal(3), None)
 
     def test_outlives_the_order_that_it_speaks_of(self, owner: StrategyAccount) -> None:
         log_event(owner, intent_id=987654, symbol="BTC/USDT", data={"filled_quantity": "soon"})
 
-        [row] = selectors.event_rows(EVERYBODY.events())
+        [row] = selectors.event_rows(EVERYBODY.events(), limit=9)
 
         assert (row.symbol, row.quantity, row.filled_quantity) == ("BTC/USDT", None, None)
 

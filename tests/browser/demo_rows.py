@@ -193,7 +193,7 @@ def _history(owner: StrategyAccount, second: StrategyAccount) -> None:
     order = OpenOrder.objects.select_related("intent").filter(strategy_account=owner).order_by("pk").first()
     assert order is not None
     story = (
-        (EventType.STREAM, EventSource.STREAM, None, "connected"),
+        (EventType.STREAM, EventSource.STREAM, None, ""),
         (EventType.SUBMITTING, EventSource.WEBHOOK, order.intent, ""),
         (EventType.ACCEPTED, EventSource.ANSWER, order.intent, ""),
         (EventType.PARTIALLY_FILLED, EventSource.STREAM, order.intent, ""),
@@ -209,6 +209,7 @@ def _history(owner: StrategyAccount, second: StrategyAccount) -> None:
             source=source,
             intent=intent,
             message=message,
+            after=SessionStatus.CONNECTED if kind == EventType.STREAM else "",
             data={"filled_quantity": "0.084"} if kind == EventType.PARTIALLY_FILLED else {},
             created_at=now - timedelta(minutes=40 - 5 * minute),
         )

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from orders.listing import EventRow
+from orders.models import EventType, StrategyAccount
+from orders.selectors import Visible
+from orders.tests.rows import (
+    NOON,
+    log_event,
+    make_failed_order,
+    make_open_order,
+    make_position,
+    make_strategy_account,
+    make_trade,
+    set_price,
+)
+from tracking.live import Do, LiveView, affected_by
+
+TOLD = EventRow(
+    id=1, type=EventType.FILLED, source="STREAM", symbol="BTC/USDT", side="BUY", order_type="LIMIT",
+    quantity=Decimal(1), filled_quantity=Decimal(1), price=None, strategy="", account="", after="",
+    message="", created_at=NOON,
+)  # fmt: skip
+
+
+@pytest.fixture
+def owner(db: None) -> StrategyAccount:
+    return make_strategy_account()
+
+
+@pytest.fixture
+def view(owner: StrategyAccount) -> LiveView:
+    return LiveView(Visible(user_id=None), language="en")
+
+
+class TestAffectedBy:
+    def test_is_everything_but_the_streams_for_a_fill(self) -> None:
+        assert affected_by(TOLD) == {"orders", "failed", "positions", "trades"}
+
+    def test_leaves_out_positions_and_trades_where_nothing_was_filled(self) -> None:
+        accepted = replace(TOLD, type=EventType.ACCEPTED, filled_quantity=Decimal(0))
+
+        assert affected_by(accepted) == {"orders", "failed"}
+
+    def test_is_everything_for_an_event_that_we_do_not_know(self) -> None:
+        unknown = replace(TOLD, type="NEWER_THAN_THIS_PAGE")
+
+        assert affected_by(unknown) == {"positions", "orders", "failed", "trades", "streams"}
+
+
+class TestNews:
+    def test_is_empty_and_costs_one_query_while_nothing_happens(
+        self, owner: StrategyAccount, view: LiveView
+    ) -> None:
+        make_open_order(owner)
+        view.snapshot(now=NOON)
+
+        with CaptureQueriesContext(connection) as queries:
+            frame = view.news(now=NOON)
+
+        assert frame.is_empty
+        assert len(queries) == 1
+
+    @pytest.mark.parametrize(("kind", "count"), [(EventType.SUBMITTING, 2), (EventType.FILLED, 6)])
+    def test_costs_as_many_queries_whatever_there_is_to_show(
+        self, owner: StrategyAccount, view: LiveView, kind: EventType, count: int
+    ) -> None:
+        counts = []
+        for number in (3, 30):
+            for serial in range(number):
+                make_position(owner, symbol=f"C{number}{serial}/USDT")
+                make_open_order(owner)
+                make_trade(owner)
+                make_failed_order(owner)
+            view.snapshot(now=NOON)
+            for _ in range(number):
+                log_event(owner, type=kind)
+            with CaptureQueriesContext(connection) as queries:
+                view.news(now=NOON)
+            counts.append(len(queries))
+
+        assert counts == [count, count]
+
+    def test_draws_a_list_anew_when_its_rows_change_places(
+        self, owner: StrategyAccount, view: LiveView
+    ) -> None:
+        first, second = make_position(owner, symbol="A/USDT"), make_position(owner, symbol="B/USDT")
+        view.snapshot(now=NOON)
+        first.quantity = Decimal(0)  # closed ones stand below
+        first.save()
+        log_event(owner, type=EventType.FILLED)
+
+        frame = view.news(now=NOON)
+
+        [drawn] = [step for step in frame.steps if step.at == "positions-rows"]
+        assert drawn.do == Do.FILL
+        assert drawn.html.index(f"position-{second.pk}") < drawn.html.index(f"position-{first.pk}")
+
+    def test_looks_at_prices_once_a_second_and_only_with_an_open_position(
+        self, owner: StrategyAccount, view: LiveView
+    ) -> None:
+        view.snapshot(now=NOON)
+        with CaptureQueriesContext(connection) as queries:
+            view.news(now=NOON + timedelta(seconds=1))
+        assert not any("lastprice" in query["sql"] for query in queries)
+        make_position(owner)
+        view.snapshot(now=NOON)
+        set_price("95000")
+
+        assert view.news(now=NOON + timedelta(seconds=0.9)).is_empty
+        assert not view.news(now=NOON + timedelta(seconds=1)).is_empty
+
+    def test_notices_within_half_a_minute_what_no_event_tells(
+        self, owner: StrategyAccount, view: LiveView
+    ) -> None:
+        make_open_order(owner)
+        view.snapshot(now=NOON)
+        owner.strategy.group_name = "renamed"
+        owner.strategy.save()
+
+        assert view.news(now=NOON + timedelta(seconds=29)).is_empty
+        frame = view.news(now=NOON + timedelta(seconds=30))
+
+        assert "renamed" in frame.steps[0].html
+
+    def test_adds_up_profit_per_quote_asset(self, owner: StrategyAccount, view: LiveView) -> None:
+        for symbol, quantity in (("BTC/USDT", "1"), ("ETH/USDT", "2"), ("SOL/KRW", "3")):
+            make_position(
+                owner,
+                symbol=symbol,
+                quantity=Decimal(quantity),
+                average_price=Decimal(10),
+                realized_pnl=Decimal(5),
+            )
+            set_price("11", symbol=symbol)
+
+        summary: Any = view.first_page(now=NOON)["summary"]
+
+        assert [(money.asset, money.unrealized, money.realized) for money in summary.money] == [
+            ("KRW", Decimal(3), Decimal(5)),
+            ("USDT", Decimal(3), Decimal(10)),
+        ]
