@@ -29,7 +29,8 @@ from orders.models import (
 )
 from orders.services import submission
 from orders.services.cancellation import cancels_send
-from orders.services.settlement import Applied, never_placed
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
 
@@ -155,14 +156,16 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
         delivery.lease_owner, delivery.lease_expires_at = owner(), lease_until(now)
         delivery.save(update_fields=["lease_owner", "lease_expires_at"])
         placements = _unstarted(delivery, now=now) if delivery.started_at is None else []
+        stops = stop_reasons({placement.intent.strategy_account_id for placement in placements})
     logger.warning(
         "Delivery %s taken over; started: %s", delivery.webhook_id, delivery.started_at is not None
     )
     keeper.hold(delivery.pk)
     try:
         if delivery.started_at is None and delivery_start(delivery.pk):
-            _carry_out(delivery, placements, clock)
+            _carry_out(delivery, placements, stops, clock)
         else:
+            _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
             anew = _never_placed_intents(delivery)
             if anew:
                 submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER)
@@ -189,28 +192,26 @@ def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
     return placements
 
 
-def _carry_out(delivery: WebhookDelivery, placements: list[Placement], clock: DatabaseClock) -> None:
-    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
+def _carry_out(
+    delivery: WebhookDelivery, placements: list[Placement], stops: dict[int, str], clock: DatabaseClock
+) -> None:
     now = clock.now()
-    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
-    # What a later cancel caught while it waited is never sent.
-    held = [placement for placement in placements if placement.intent.cancel_requested]
-    withdraw(held, now=now)
-    going = [placement for placement in placements if not placement.intent.cancel_requested]
+    _send_cancels(delivery, now=now)
+    # What a later cancel or a switch caught while it waited is never sent.
+    held = [p for p in placements if p.intent.cancel_requested or p.intent.strategy_account_id in stops]
+    reasons = [stops.get(p.intent.strategy_account_id, "canceled before it was sent") for p in held]
+    withdrawn = [Outcome(p.pk, Stopped(reason)) for p, reason in zip(held, reasons, strict=True)]
+    outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now)
+    going = [placement for placement in placements if placement not in held]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         work = submission.Dispatch(going, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock)
         after_dispatch(submission.dispatch(work))
 
 
-def withdraw(placements: list[Placement], *, now: datetime) -> None:
-    """Settle placements that we decided not to send."""
-    never_placed(
-        placement_ids=[placement.pk for placement in placements],
-        source=EventSource.WEBHOOK,
-        now=now,
-        reason="canceled before it was sent",
-    )
+def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:
+    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
+    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
 
 
 def after_dispatch(applied: Applied) -> None:

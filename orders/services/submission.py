@@ -37,7 +37,8 @@ from orders.models import (
     PlacementOutcome,
 )
 from orders.models.intent import client_order_id
-from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
@@ -234,13 +235,17 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
         by_intent = {order.intent_id: order for order in orders}
+        stops = stop_reasons({intent.strategy_account_id for intent in intents})
+        stopped: list[Outcome] = []
         placements: list[Placement] = []
         accounts: dict[int, Account] = {}
         for intent in intents:
             order = by_intent.get(intent.pk)
-            if order is None or intent.cancel_requested:
+            if order is None or order.placement.outcome != PlacementOutcome.NEVER_PLACED:
                 continue
-            if order.placement.outcome != PlacementOutcome.NEVER_PLACED:
+            if intent.cancel_requested or intent.strategy_account_id in stops:
+                reason = stops.get(intent.strategy_account_id, "canceled before it was placed again")
+                stopped.append(Outcome(order.placement_id, Stopped(reason)))
                 continue
             number = order.placement.number + 1
             placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
@@ -250,6 +255,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             accounts[order.account_id] = order.account
             placements.append(placement)
         bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
-    if not placements:
-        return Applied()
-    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))
+    applied = outcomes_apply(stopped, source=source, now=now)
+    if placements:
+        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
+        applied.merge(dispatch(Dispatch(placements, accounts, send_by, clock)))
+    return applied

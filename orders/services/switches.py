@@ -7,13 +7,13 @@ bump the configuration version, and each leaves a line in the log that says who 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from django.db import transaction
 
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
-from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy
+from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy, StrategyAccount
 
 KILL_SWITCH = "Kill switch"  # how its lines in the log begin
 
@@ -61,6 +61,31 @@ def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
         strategy.save(update_fields=["token_hash", "updated_at"])
         _log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
     return token
+
+
+def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
+    """Return which of these strategy accounts may not send now, each with why, with two queries.
+
+    Read it in the transaction that claims orders for the exchange: nothing leaves after a switch.
+    """
+    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
+    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids).select_related(
+        "account", "strategy__user__profile"
+    )
+    reasons = {row.pk: _stop_reason(row, system=system) for row in rows}
+    return {pk: reason for pk, reason in reasons.items() if reason}
+
+
+def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
+    profile = getattr(row.strategy.user, "profile", None)
+    killed = row.strategy.kill_switch or row.account.kill_switch or (profile and profile.kill_switch)
+    if system or killed:
+        return "the kill switch was on when the order was to be sent"
+    if not row.strategy.is_active:
+        return "the strategy was switched off when the order was to be sent"
+    if not (row.is_active and row.account.is_active):
+        return "the account was switched off when the order was to be sent"
+    return ""
 
 
 def _log(message: str, *, by: str, reason: str, user_id: int | None = None) -> None:
