@@ -61,7 +61,7 @@ test-services: $(VENV)/development
 	$(SERVICES) $(PYTEST) -m "not browser"
 
 test-browser: $(VENV)/development
-	@CHROMIUM="$$(CHROMIUM="$(CHROMIUM)" $(BIN)/python tools/need_chromium.py)" && export CHROMIUM && $(PYTEST) -m browser
+	$(PYTEST) -m browser
 
 check: $(VENV)/development
 	$(BIN)/ruff format --check .

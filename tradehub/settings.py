@@ -13,7 +13,7 @@ import environ
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
-from tradehub import logs, security
+from tradehub import logs, security, theme
 from tradehub.databases import database_settings
 
 django_stubs_ext.monkeypatch()  # lets Django classes take type arguments at run time
@@ -187,6 +187,8 @@ LANGUAGES = [("en", "English"), ("ko", "한국어")]
 LOCALE_PATHS = [BASE_DIR / "locale"]
 TIME_ZONE = "UTC"
 USE_TZ = True
+
+UNFOLD = theme.UNFOLD
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.str("STATIC_ROOT", default="") or None

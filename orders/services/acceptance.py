@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from ulid import ULID
 
 from exchanges.adapters.exceptions import ErrorType
@@ -32,15 +35,20 @@ from orders.models import (
 )
 from orders.services import failures, submission
 from orders.services.cancellation import cancels_mark
+from orders.services.ledger import base_fees
 from orders.sizing import SizingError, closing_quantity
-from orders.webhook.planning import CancelPair, Pair, Plan, fit_pair
+from orders.webhook.planning import CancelPair, ConfigChanged, Pair, Plan, fit_pair
 
 BookKey = tuple[int, str, str]  # account id, market type, symbol
 _book_ids: dict[BookKey, int] = {}  # books are never deleted
 
 
-class ConfigChanged(Exception):
-    """A switch, an account or an instrument changed between planning and the lock: plan again."""
+class AlreadyDelivered(Exception):
+    """The same payload came within the strategy's dedupe window, a moment ago."""
+
+    def __init__(self, delivery_id: int) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
 
 
 @dataclass(slots=True)
@@ -68,7 +76,8 @@ def accept(
 ) -> Accepted:
     """Commit a delivery with its intents, placements and open orders. Nothing is sent here.
 
-    Raises: ConfigChanged when the configuration is no longer the one that was planned with;
+    Raises: AlreadyDelivered when the strategy's dedupe window says so;
+            ConfigChanged when the configuration is no longer the one that was planned with;
             django.db.IntegrityError when the webhook id is taken. Nothing is written then.
     """
     book_ids = _book_ids_for(plan.pairs)
@@ -78,7 +87,9 @@ def accept(
         }
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
-        cancels = [_mark_canceled(cancel, books, now) for cancel in plan.cancels]
+        if strategy.dedupe_window_seconds:
+            _look_for_twin(delivery, strategy.id, timedelta(seconds=strategy.dedupe_window_seconds))
+        cancels = _mark_canceled(plan, books, now)
         delivery.plan = {
             "strategy": strategy.group_name,
             "is_batch": is_batch,
@@ -88,12 +99,23 @@ def accept(
         }
         delivery.save(force_insert=True)
         accepted = Accepted(
-            delivery, cancel_intents=[pk for cancel in cancels for pk in cancel["intent_ids"]]
+            delivery, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
         )
         _size_closes(plan.pairs)
         _write(accepted, strategy, plan.pairs, book_ids, now=now)
     _note_leverage(accepted, plan.pairs, books, book_ids)
     return accepted
+
+
+def _look_for_twin(delivery: WebhookDelivery, strategy_id: int, window: timedelta) -> None:
+    """Look once more, under the books' locks: two of a kind may have come at the same instant."""
+    twins = WebhookDelivery.objects.filter(
+        strategy_id=strategy_id,
+        payload_hash=delivery.payload_hash,
+        received_at__gt=delivery.received_at - window,
+    )
+    if (twin := twins.order_by("-received_at").values_list("pk", flat=True).first()) is not None:
+        raise AlreadyDelivered(twin)
 
 
 def _book_key(pair: Pair) -> BookKey:
@@ -103,7 +125,7 @@ def _book_key(pair: Pair) -> BookKey:
 def _book_ids_for(pairs: Iterable[Pair]) -> dict[BookKey, int]:
     """Return the books' ids, made with insert-or-ignore where they do not exist yet."""
     wanted = {_book_key(pair) for pair in pairs}
-    missing = [key for key in wanted if key not in _book_ids]
+    missing = sorted(key for key in wanted if key not in _book_ids)  # one order in every process
     if missing:
         Book.objects.bulk_create(
             [
@@ -136,8 +158,10 @@ def _cancel_filter(cancel: CancelPair) -> Q:
     )
     spec = cancel.spec
     if spec.action == "CANCEL":
-        named = Q(placements__client_order_id=spec.order_id) | Q(placements__exchange_order_id=spec.order_id)
-        return condition & (named | Q(uid=spec.order_id))
+        # Exchanges number orders per market, some per symbol: their number alone may name several.
+        theirs = Q(placements__exchange_order_id=spec.order_id, market_type=spec.market_type.value)
+        condition &= Q(placements__client_order_id=spec.order_id) | theirs | Q(uid=spec.order_id)
+        return condition if cancel.symbol is None else condition & Q(symbol=cancel.symbol)
     if cancel.symbol is not None:
         condition &= Q(symbol=cancel.symbol, market_type=spec.market_type.value)
     if spec.side is not None:
@@ -145,29 +169,53 @@ def _cancel_filter(cancel: CancelPair) -> Q:
     return condition
 
 
+def _meant_by(cancels: Iterable[CancelPair]) -> QuerySet[OrderIntent]:
+    return OrderIntent.objects.filter(reduce(or_, map(_cancel_filter, cancels), Q(pk__in=())))
+
+
 def _books_to_cancel(plan: Plan) -> set[int]:
-    if not plan.cancels:
-        return set()
-    condition = Q(pk__in=())
-    for cancel in plan.cancels:
-        condition |= _cancel_filter(cancel)
-    return set(OrderIntent.objects.filter(condition).values_list("book_id", flat=True))
+    return set(_meant_by(plan.cancels).values_list("book_id", flat=True)) if plan.cancels else set()
 
 
-def _mark_canceled(cancel: CancelPair, books: dict[int, Book], now: datetime) -> dict[str, Any]:
-    """Hold what this cancel means, in the books that are locked; return what the answer needs of it."""
-    wanted = OrderIntent.objects.filter(_cancel_filter(cancel), book_id__in=list(books)).values("pk")
-    intents = list(locks.intents_for_update(pk__in=wanted)) if books else []
-    cancels_mark(intents, source=EventSource.WEBHOOK, now=now)
-    pks = [intent.pk for intent in intents]
-    ids = Placement.objects.filter(intent_id__in=pks).order_by("pk").values_list("client_order_id", flat=True)
+def _mark_canceled(plan: Plan, books: dict[int, Book], now: datetime) -> list[dict[str, Any]]:
+    """Hold what the cancels mean, in the books that are locked; return what the answer needs of each."""
+    intents: list[OrderIntent] = []
+    placements: dict[int, list[Placement]] = defaultdict(list)  # by intent id
+    if plan.cancels and books:
+        meant = _meant_by(plan.cancels).filter(book_id__in=list(books)).values("pk")
+        intents = list(locks.intents_for_update(pk__in=meant))
+        cancels_mark(intents, account_ids={pk: book.account_id for pk, book in books.items()},
+                     source=EventSource.WEBHOOK, now=now)  # fmt: skip
+        for placement in Placement.objects.filter(intent__in=intents).order_by("pk"):
+            placements[placement.intent_id].append(placement)
+    return [_canceled_by(cancel, intents, placements) for cancel in plan.cancels]
+
+
+def _canceled_by(
+    cancel: CancelPair, intents: Iterable[OrderIntent], placements: dict[int, list[Placement]]
+) -> dict[str, Any]:
+    hit = [intent for intent in intents if _means(cancel, intent, placements[intent.pk])]
     return {
         "order_index": cancel.spec.index,
         "account_id": cancel.follower.account_id,
         "account_name": cancel.follower.account_name,
-        "intent_ids": pks,
-        "client_order_ids": list(ids) if pks else [],
+        "intent_ids": [intent.pk for intent in hit],
+        "client_order_ids": [one.client_order_id for intent in hit for one in placements[intent.pk]],
     }
+
+
+def _means(cancel: CancelPair, intent: OrderIntent, placements: Iterable[Placement]) -> bool:
+    """Tell which of a payload's cancels hit an intent: `_cancel_filter` again, for a row at hand."""
+    spec = cancel.spec
+    if intent.strategy_account_id != cancel.follower.strategy_account_id:
+        return False
+    if spec.action == "CANCEL":
+        ours = {intent.uid, *(one.client_order_id for one in placements)}
+        theirs = {one.exchange_order_id for one in placements if intent.market_type == spec.market_type}
+        return spec.order_id in ours | theirs and cancel.symbol in (None, intent.symbol)
+    if cancel.symbol is not None and (intent.symbol, intent.market_type) != (cancel.symbol, spec.market_type):
+        return False
+    return spec.side is None or intent.side == spec.side
 
 
 # --- closes ---------------------------------------------------------------------------------------
@@ -188,6 +236,7 @@ def _size_closes(pairs: Sequence[Pair]) -> None:
         symbol__in=symbols,
         home__in=(Home.QUEUE, Home.EXCHANGE),
         closes_position=True,
+        cancel_requested=False,  # on its way out: [CANCEL_ALL_ORDER, MARKET -100] closes the position
     ):
         key = intent.strategy_account_id, intent.market_type, intent.symbol
         on_their_way[key] = on_their_way.get(key, Decimal(0)) + intent.remaining_quantity
@@ -205,7 +254,11 @@ def _size_close(
     own = next((row for row in here if row.strategy_account_id == pair.follower.strategy_account_id), None)
     position = own.quantity if own is not None else Decimal(0)
     key = pair.follower.strategy_account_id, market.value, pair.symbol
-    pair.side = Side.SELL if position > 0 else Side.BUY
+    if position:
+        pair.side = Side.SELL if position > 0 else Side.BUY
+    pair.side = pair.side or Side.SELL  # of what there is not
+    if market is MarketType.SPOT and own is not None and position > 0 and pair.instrument is not None:
+        position -= base_fees(own, pair.instrument.base_asset)
     try:
         quantity = closing_quantity(
             position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent
@@ -241,7 +294,7 @@ def _write(
     for pair, intent in zip(pairs, accepted.intents, strict=True):
         accepted.accounts[pair.follower.account_id] = pair.follower.account
         if pair.problem is not None:
-            failure = failures.not_sized(intent, pair.problem[1], pair.problem[0], now=now)
+            failure = failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now)
             failed.append(failure)
             log.append(_failed_event(pair, intent, now))
         else:

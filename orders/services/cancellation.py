@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
@@ -31,23 +31,31 @@ CANCELABLE = frozenset({*RESTING, OrderStatus.CANCELING})
 Results = list[OrderReport | ExchangeError]
 
 
-def cancels_mark(intents: Collection[OrderIntent], *, source: str, now: datetime) -> None:
-    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks."""
+def cancels_mark(
+    intents: Collection[OrderIntent], *, account_ids: Mapping[int, int], source: str, now: datetime
+) -> None:
+    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks.
+
+    `account_ids`: each book's account, for the log.
+    """
     fresh = [intent for intent in intents if not intent.cancel_requested]
     for intent in fresh:
         intent.cancel_requested, intent.updated_at = True, now
     if fresh:
         pks = [intent.pk for intent in fresh]
         OrderIntent.objects.filter(pk__in=pks).update(cancel_requested=True, updated_at=now)
-        OrderEvent.objects.bulk_create(_event(intent, source, now) for intent in fresh)
+        OrderEvent.objects.bulk_create(
+            _event(intent, account_ids[intent.book_id], source, now) for intent in fresh
+        )
         events.publish(events.EventsLogged())
 
 
-def _event(intent: OrderIntent, source: str, now: datetime) -> OrderEvent:
+def _event(intent: OrderIntent, account_id: int, source: str, now: datetime) -> OrderEvent:
     return OrderEvent(
         type=EventType.CANCEL_REQUESTED,
         source=source,
         user_id=intent.user_id,
+        account_id=account_id,
         strategy_account_id=intent.strategy_account_id,
         intent_id=intent.pk,
         symbol=intent.symbol,
@@ -66,6 +74,8 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
         groups[order.account_id, order.intent.market_type].append(order)
     started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
     applied = Applied()
+    if started and not connection.in_atomic_block:
+        connection.close()  # others need it while the exchange answers
     for group, future in started:
         try:
             results: Results = future.result()

@@ -13,11 +13,11 @@ from django.contrib.auth.hashers import check_password
 from django.contrib.auth.models import User
 from django.db import models, transaction
 
-from exchanges.adapters.exceptions import UnsupportedOrder
-from exchanges.adapters.types import Credentials, MarketType
+from exchanges.adapters.types import Credentials
 from exchanges.fields import plain
-from exchanges.models import Account, AccountType
-from exchanges.registry import capabilities_of
+from exchanges.markets import account_types_of
+from exchanges.models import Account
+from orders.following import reason_against_following
 from orders.models import Book, ExecutionMode, Strategy, StrategyAccount, UserProfile
 from orders.models.strategy import token_hashes
 from orders.provisioning import (
@@ -149,8 +149,7 @@ def _provision_account(path: str, entry: AccountEntry, result: ProvisionResult) 
     account = Account.objects.filter(user=user, name=entry.name).first() or Account(
         user=user, name=entry.name
     )
-    kinds = {AccountType.for_market(market) for market in MarketType if _has_market(entry.exchange, market)}
-    if entry.account_type not in kinds:
+    if entry.account_type not in account_types_of(entry.exchange):
         return [f"{path}.account_type: {entry.exchange} has no {entry.account_type} accounts"]
     values: dict[str, Any] = {
         "exchange": entry.exchange.value,
@@ -169,14 +168,6 @@ def _provision_account(path: str, entry: AccountEntry, result: ProvisionResult) 
     hidden = {} if _credentials_of(account) == wanted else {"credentials": wanted}
     _save(f"account {entry.user}/{entry.name}", account, values | entry.given("is_active"), hidden, result)
     return []
-
-
-def _has_market(exchange: str, market: str) -> bool:
-    try:
-        capabilities_of(exchange, MarketType(market))
-    except UnsupportedOrder:
-        return False
-    return True
 
 
 def _credentials_of(account: Account) -> Credentials | None:
@@ -232,15 +223,8 @@ def _misfit(
     account = accounts.get(follower.account)
     if account is None:
         return f"{path}.account: {entry.user} has no account {follower.account}"
-    market = entry.market_type
-    needed = AccountType.for_market(market)
-    if account.account_type != needed:
-        return (
-            f"{path}.account: a {market.value} strategy needs {needed.value} accounts, "
-            f"{follower.account} is {account.account_type}"
-        )
-    if not _has_market(account.exchange, market.value):
-        return f"{path}.account: {account.exchange} has no {market.value} market"
+    if reason := reason_against_following(account, market_type=entry.market_type.value):
+        return f"{path}.account: {reason}"
     return None
 
 

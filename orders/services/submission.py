@@ -19,8 +19,8 @@ from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
-from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
+from exchanges.adapters.exceptions import ErrorType, ExchangeError, NotSent, OutcomeUnknown
+from exchanges.adapters.types import MarketType, OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
 from orders.bulk import bulk_insert
@@ -35,9 +35,11 @@ from orders.models import (
     OrderIntent,
     Placement,
     PlacementOutcome,
+    StrategyAccount,
 )
 from orders.models.intent import client_order_id
-from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,11 @@ class _Lane:
             self._exchange = access.exchange_for(work.accounts[first.account_id], first.intent.market_type)
         except ExchangeError as exc:
             self._failure = exc
+        except Exception as exc:  # one account's trouble must not stop the others; nothing was sent
+            logger.exception("No adapter for account %s", first.account_id)
+            self._failure = NotSent(
+                f"the account cannot be used: {type(exc).__name__}", error_type=ErrorType.UNKNOWN
+            )
         self._send_by = work.send_by_monotonic
         market = [p for p in placements if p.intent.order_type == OrderType.MARKET]
         rest = [p for p in placements if p.intent.order_type != OrderType.MARKET]
@@ -216,6 +223,20 @@ class _Lane:
         return [Outcome(p.pk, answer) for p, answer in zip(self._current, answers, strict=True)]
 
 
+def leverage_needed(placements: Iterable[Placement]) -> dict[int, int]:
+    """Return what the exchange has still to be told, by book: for placements read from the database."""
+    intents = [p.intent for p in placements if p.intent.market_type == MarketType.FUTURES]
+    told = dict(Book.objects.filter(pk__in={i.book_id for i in intents}).values_list("pk", "leverage"))
+    wanted = StrategyAccount.objects.filter(pk__in={i.strategy_account_id for i in intents})
+    leverage = dict(wanted.values_list("pk", "leverage"))
+    needed: dict[int, int] = {}
+    for intent in intents:
+        most = max(leverage[intent.strategy_account_id], needed.get(intent.book_id, 0))
+        if most > (told[intent.book_id] or 0):
+            needed[intent.book_id] = most
+    return needed
+
+
 def _remember_leverage(lanes: Iterable[_Lane]) -> None:
     for lane in lanes:
         for book_id, leverage in lane.leverage_set.items():
@@ -234,13 +255,17 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
         by_intent = {order.intent_id: order for order in orders}
+        stops = stop_reasons({intent.strategy_account_id for intent in intents})
+        stopped: list[Outcome] = []
         placements: list[Placement] = []
         accounts: dict[int, Account] = {}
         for intent in intents:
             order = by_intent.get(intent.pk)
-            if order is None or intent.cancel_requested:
+            if order is None or order.placement.outcome != PlacementOutcome.NEVER_PLACED:
                 continue
-            if order.placement.outcome != PlacementOutcome.NEVER_PLACED:
+            if intent.cancel_requested or intent.strategy_account_id in stops:
+                reason = stops.get(intent.strategy_account_id, "canceled before it was placed again")
+                stopped.append(Outcome(order.placement_id, Stopped(reason)))
                 continue
             number = order.placement.number + 1
             placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
@@ -250,6 +275,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             accounts[order.account_id] = order.account
             placements.append(placement)
         bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
-    if not placements:
-        return Applied()
-    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))
+    applied = outcomes_apply(stopped, source=source, now=now)
+    if placements:
+        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
+        applied.merge(dispatch(Dispatch(placements, accounts, send_by, clock)))
+    return applied

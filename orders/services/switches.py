@@ -1,4 +1,4 @@
-"""Switching trading off and on: for everything, for a strategy, for an account.
+"""What an operator switches: everything, a strategy, its token.
 
 Each switch takes effect with the very next webhook in every process, because the rows behind it
 bump the configuration version, and each leaves a line in the log that says who and why.
@@ -6,14 +6,16 @@ bump the configuration version, and each leaves a line in the log that says who 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import secrets
+from collections.abc import Collection, Iterable
 
 from django.db import transaction
 
-from exchanges.models import Account
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
-from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy
+from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy, StrategyAccount
+
+KILL_SWITCH = "Kill switch"  # how its lines in the log begin
 
 
 def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None = None) -> KillSwitch:
@@ -22,7 +24,7 @@ def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None 
         switch, _ = KillSwitch.objects.update_or_create(
             pk=1, defaults={"engaged": engaged, "reason": reason, "changed_by_id": user_id}
         )
-        _log(f"Kill switch {switch}", by=by, reason=reason)
+        _log(f"{KILL_SWITCH} {switch}", by=by, reason=reason)
     return switch
 
 
@@ -47,30 +49,50 @@ def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str,
     return len(rows)
 
 
-def accounts_set_active(*, account_ids: Iterable[int], active: bool, by: str, reason: str = "") -> int:
-    """Pause or resume accounts; returns how many were in the other state."""
+def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
+    """Give a strategy a new token and return it: the only time that anybody sees it.
+
+    The old one is refused from the next webhook on.
+    """
+    token = secrets.token_urlsafe(24)
     with transaction.atomic():
-        rows = list(
-            Account.objects.select_for_update()
-            .filter(pk__in=list(account_ids), is_active=not active)
-            .order_by("pk")
-        )
-        for account in rows:
-            account.is_active = active
-            account.save(update_fields=["is_active", "updated_at"])
-            word = "resumed" if active else "paused"
-            _log(f"Account {account} {word}", by=by, reason=reason, account=account, user_id=account.user_id)
-    return len(rows)
+        strategy = Strategy.objects.select_for_update().get(pk=strategy_id)
+        strategy.set_token(token)
+        strategy.save(update_fields=["token_hash", "updated_at"])
+        _log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
+    return token
 
 
-def _log(
-    message: str, *, by: str, reason: str, account: Account | None = None, user_id: int | None = None
-) -> None:
+def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
+    """Return which of these strategy accounts may not send now, each with why, with two queries.
+
+    Read it in the transaction that claims orders for the exchange: nothing leaves after a switch.
+    """
+    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
+    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids).select_related(
+        "account", "strategy__user__profile"
+    )
+    reasons = {row.pk: _stop_reason(row, system=system) for row in rows}
+    return {pk: reason for pk, reason in reasons.items() if reason}
+
+
+def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
+    profile = getattr(row.strategy.user, "profile", None)
+    killed = row.strategy.kill_switch or row.account.kill_switch or (profile and profile.kill_switch)
+    if system or killed:
+        return "the kill switch was on when the order was to be sent"
+    if not row.strategy.is_active:
+        return "the strategy was switched off when the order was to be sent"
+    if not (row.is_active and row.account.is_active):
+        return "the account was switched off when the order was to be sent"
+    return ""
+
+
+def _log(message: str, *, by: str, reason: str, user_id: int | None = None) -> None:
     OrderEvent.objects.create(
         type=EventType.OPERATOR,
         source=EventSource.OPERATOR,
         user_id=user_id,
-        account=account,
         message=message[:500],
         data={"by": by, "reason": reason},
         created_at=database_now(),

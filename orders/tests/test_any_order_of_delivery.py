@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exchanges.adapters.types import OrderReport
+from exchanges.fields import plain
 from orders.models import (
     EventSource,
     FailedOrder,
@@ -128,13 +129,18 @@ def told_to(follower: StrategyAccount, reports: Sequence[OrderReport]) -> None:
     assert applied.unmatched == []
 
 
+def text(value: Any) -> str:
+    """PostgreSQL keeps the zeros behind a number, and how many there are depends on the way to it."""
+    return plain(value) if isinstance(value, Decimal) else str(value)
+
+
 def books(placements: Sequence[Placement]) -> dict[str, Any]:
     """Everything that must come out the same, by the orders' places and not by their row ids."""
     place = {one.intent_id: number for number, one in enumerate(placements)}
 
     def rows(model: Any, *names: str) -> list[tuple[Any, ...]]:
         found = model.objects.filter(intent_id__in=place).values_list("intent_id", *names)
-        return sorted((place[row[0]], *map(str, row[1:])) for row in found)
+        return sorted((place[row[0]], *map(text, row[1:])) for row in found)
 
     return {
         "executions": rows(
@@ -150,7 +156,7 @@ def books(placements: Sequence[Placement]) -> dict[str, Any]:
         "failed": rows(FailedOrder, "quantity", "status", "order_params"),
         "open": rows(OpenOrder, "status"),
         "intents": sorted(
-            (place[pk], home, str(filled))
+            (place[pk], home, text(filled))
             for pk, home, filled in OrderIntent.objects.filter(pk__in=place).values_list(
                 "pk", "home", "filled_quantity"
             )

@@ -30,7 +30,7 @@ def book(placement: Placement, *fills: Fill) -> None:
     """Book fills the way settlement does: the placement counts them too."""
     placement.filled_quantity += sum((fill.quantity for fill in fills), Decimal(0))
     placement.save()
-    fills_book([NewFill(placement, fill, f"x{placement.pk}") for fill in fills], now=NOON)
+    fills_book([NewFill(placement, fill, f"x{placement.pk:08d}") for fill in fills], now=NOON)
 
 
 def position(symbol: str = "BTC/USDT") -> tuple[Decimal, Decimal | None, Decimal]:

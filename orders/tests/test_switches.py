@@ -6,13 +6,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 
-from exchanges.models import Account, ConfigVersion
+from exchanges.models import ConfigVersion
 from orders.models import EventType, KillSwitch, OrderEvent, Strategy
 from orders.services.switches import (
-    accounts_set_active,
     kill_switch_set,
     kill_switch_state,
     strategies_set_active,
+    strategy_rotate_token,
 )
 
 
@@ -69,11 +69,20 @@ class TestPausing:
             ("Strategy test1 resumed", strategy.user_id),
         ]
 
-    def test_an_account_leaves_the_others_alone(self) -> None:
-        user = User.objects.create(username="trader")
-        first, second = (Account.objects.create(user=user, name=name, exchange="binance") for name in "ab")
 
-        accounts_set_active(account_ids=[first.pk], active=False, by="operator", reason="key leaked")
+@pytest.mark.django_db
+class TestStrategyRotateToken:
+    def test_replaces_the_old_token_at_once_and_says_who_did_it(self) -> None:
+        strategy = Strategy(user=User.objects.create(username="trader"), group_name="test1")
+        strategy.set_token("the-old-token")
+        strategy.save()
+        before = ConfigVersion.current()
 
-        assert dict(Account.objects.values_list("name", "is_active")) == {"a": False, "b": True}
-        assert OrderEvent.objects.get().data == {"by": "operator", "reason": "key leaked"}
+        token = strategy_rotate_token(strategy_id=strategy.pk, by="operator")
+
+        strategy.refresh_from_db()
+        assert (strategy.has_token(token), strategy.has_token("the-old-token")) == (True, False)
+        assert ConfigVersion.current() > before
+        event = OrderEvent.objects.get()
+        assert (event.message, event.data["by"]) == ("Token of strategy test1 rotated", "operator")
+        assert token not in f"{event.message} {event.data}"

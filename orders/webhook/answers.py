@@ -116,7 +116,7 @@ def _pair(pair: PairOutcome, accounts: dict[int, str]) -> dict[str, Any]:
     intent, placement, failed = pair.intent, pair.placement, pair.failed
     where = {"account_id": pair.account_id, "account_name": accounts.get(pair.account_id, "")}
     base: dict[str, Any] = {"order_index": intent.order_index}
-    if failed is not None and not _reached(pair):
+    if failed is not None and not (_reached(pair) and intent.filled_quantity):
         return base | {
             "success": False,
             "failed_order_id": failed.pk,

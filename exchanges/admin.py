@@ -1,0 +1,162 @@
+"""Accounts, whose secrets go in and never come out; and what the exchanges told us of themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from unfold.admin import ModelAdmin
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from exchanges.adapters.types import Credentials
+from exchanges.administration import HistoryAdmin, act_with_reason, amount
+from exchanges.markets import account_types_of
+from exchanges.models import Account, ConfigVersion, Instrument, LastPrice
+
+
+def _secret_field(label: str) -> forms.CharField:
+    # render_value=False: what was typed is not shown again either, when another field is wrong.
+    widget = UnfoldAdminPasswordWidget(render_value=False, attrs={"autocomplete": "new-password"})
+    return forms.CharField(label=label, required=False, widget=widget, strip=True)
+
+
+class AccountForm(forms.ModelForm[Account]):
+    """Secrets are write-only: empty keeps what is stored."""
+
+    new_api_key = _secret_field("API key")
+    new_api_secret = _secret_field("API secret")
+    new_passphrase = _secret_field("Passphrase")
+
+    class Meta:
+        model = Account
+        fields = ("user", "name", "exchange", "account_type", "environment", "is_active", "kill_switch")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            for name in ("new_api_key", "new_api_secret", "new_passphrase"):
+                self.fields[name].help_text = "Stored, and never shown. Leave empty to keep it."
+        else:
+            self.fields["new_api_key"].required = self.fields["new_api_secret"].required = True
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        exchange, kind = data.get("exchange"), data.get("account_type")
+        if exchange and kind and kind not in account_types_of(exchange):
+            self.add_error("account_type", f"{exchange} has no {kind} accounts")
+        return data
+
+    def save(self, commit: bool = True) -> Account:
+        key, secret, passphrase = (
+            self.cleaned_data[name] for name in ("new_api_key", "new_api_secret", "new_passphrase")
+        )
+        if key or secret or passphrase:
+            stored = self.instance.credentials if self.instance.pk else Credentials(api_key="", api_secret="")
+            self.instance.credentials = Credentials(
+                api_key=key or stored.api_key,
+                api_secret=secret or stored.api_secret,
+                passphrase=passphrase or stored.passphrase,
+            )
+        account: Account = super().save(commit)
+        return account
+
+
+@admin.register(Account)
+class AccountAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
+    form = AccountForm
+    list_display = (
+        "name",
+        "user",
+        "exchange",
+        "account_type",
+        "environment",
+        "is_active",
+        "kill_switch",
+        "updated_at",
+    )
+    list_filter = ("exchange", "environment", "account_type", "is_active", "kill_switch", "user")
+    search_fields = ("name", "user__username")
+    list_select_related = ("user",)
+    actions = ("pause", "resume")
+    fieldsets = (
+        (None, {"fields": ("name", "user", "exchange", "account_type", "environment")}),
+        ("Credentials", {"fields": ("new_api_key", "new_api_secret", "new_passphrase")}),
+        ("Switches", {"fields": ("is_active", "kill_switch")}),
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Account | None = None) -> tuple[str, ...]:
+        # Its orders and ids are that exchange's: reports of another one would be matched to them.
+        return ("user", "exchange", "account_type", "environment") if obj else ()
+
+    @admin.action(description="Pause the selected accounts", permissions=["change"])
+    def pause(self, request: HttpRequest, queryset: QuerySet[Account]) -> HttpResponse | None:
+        return self._set_active(request, queryset, action="pause", active=False)
+
+    @admin.action(description="Resume the selected accounts", permissions=["change"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Account]) -> HttpResponse | None:
+        return self._set_active(request, queryset, action="resume", active=True)
+
+    def _set_active(
+        self, request: HttpRequest, queryset: QuerySet[Account], *, action: str, active: bool
+    ) -> HttpResponse | None:
+        def act(reason: str) -> None:
+            queryset.update(is_active=active)
+
+        verb = "Resume accounts" if active else "Pause accounts"
+        with transaction.atomic():
+            return act_with_reason(self, request, queryset, action=action, verb=verb, act=act)
+
+
+@admin.register(Instrument)
+class InstrumentAdmin(HistoryAdmin):
+    list_display = (
+        "symbol",
+        "exchange",
+        "environment",
+        "market_type",
+        "tick",
+        "lot",
+        "least",
+        "least_notional",
+        "max_open_orders",
+        "is_trading",
+        "updated_at",
+    )
+    list_filter = ("exchange", "environment", "market_type", "is_trading", "quote_asset")
+    search_fields = ("symbol", "venue_symbol")
+
+    @admin.display(description="tick size")
+    def tick(self, row: Instrument) -> str:
+        return amount(row.tick_size)
+
+    @admin.display(description="lot step")
+    def lot(self, row: Instrument) -> str:
+        return amount(row.lot_step)
+
+    @admin.display(description="min quantity")
+    def least(self, row: Instrument) -> str:
+        return amount(row.min_quantity)
+
+    @admin.display(description="min notional")
+    def least_notional(self, row: Instrument) -> str:
+        return amount(row.min_notional)
+
+
+@admin.register(LastPrice)
+class LastPriceAdmin(HistoryAdmin):
+    list_display = ("symbol", "exchange", "environment", "market_type", "last", "seen_at")
+    list_filter = ("exchange", "environment", "market_type")
+    search_fields = ("symbol",)
+
+    @admin.display(description="price")
+    def last(self, row: LastPrice) -> str:
+        return amount(row.price)
+
+
+@admin.register(ConfigVersion)
+class ConfigVersionAdmin(HistoryAdmin):
+    list_display = ("id", "version")

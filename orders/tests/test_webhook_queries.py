@@ -1,0 +1,125 @@
+"""How many statements a webhook costs; BEGIN, COMMIT and savepoints are not counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exchanges.adapters import exceptions as errors
+from orders.models import Placement, StrategyAccount
+from orders.tests.factories import (
+    CLOSE,
+    LIMIT,
+    MARKET,
+    Exchanges,
+    Queries,
+    limit,
+    make_account,
+    make_follower,
+    make_position,
+    post,
+)
+
+pytestmark = pytest.mark.django_db
+
+STOP = {
+    "order_type": "STOP_MARKET",
+    "stop_price": "80000",
+    "symbol": "BTC/USDT",
+    "side": "sell",
+    "quantity": "0.01",
+}
+
+
+@pytest.fixture
+def follower(exchanges: Exchanges) -> StrategyAccount:
+    """Everything that is remembered between webhooks is warm: caches, books, the books' leverage."""
+    row = make_follower()
+    warm()
+    return row
+
+
+def warm() -> None:
+    for symbol in ("BTC/USDT", "ETH/USDT"):
+        assert post(LIMIT | {"symbol": symbol, "price": "2000"}).status == 200
+
+
+def cost(payload: dict[str, Any], *, status: int = 200) -> int:
+    with Queries() as queries:
+        answer = post(payload)
+    assert answer.status == status, answer.body
+    print(*(statement[:150] for statement in queries.statements), sep="\n")  # noqa: T201  shown on failure
+    return queries.count
+
+
+class TestWebhook:
+    @pytest.mark.parametrize(
+        ("order", "statements"),
+        [(LIMIT, 14), (STOP, 14), (MARKET, 20)],
+    )
+    def test_costs_the_same_for_1_and_for_30_orders(
+        self, follower: StrategyAccount, order: dict[str, Any], statements: int
+    ) -> None:
+        cost(order)  # a first MARKET order also makes the position and asks for the price
+
+        assert {number: cost({"orders": [order] * number}) for number in (1, 30)} == {
+            1: statements,
+            30: statements,
+        }
+
+    def test_stays_within_14_for_one_book(self, follower: StrategyAccount) -> None:
+        assert cost({"orders": [limit(90_000 + number) for number in range(30)]}) <= 14
+
+    def test_costs_at_most_4_more_for_a_further_book(self, follower: StrategyAccount) -> None:
+        one_book = cost({"orders": [limit()] * 2})
+
+        two_books = cost({"orders": [limit(), limit(2000, symbol="ETH/USDT")]})
+        assert two_books - one_book <= 4
+
+    def test_costs_at_most_4_more_for_a_further_account(self, follower: StrategyAccount) -> None:
+        one_book = cost({"orders": [limit()] * 15})
+        make_follower(follower.strategy, make_account("second"))
+        warm()
+
+        two_books = cost({"orders": [limit()] * 15})
+
+        assert two_books - one_book <= 4
+
+    def test_costs_the_same_when_30_are_refused(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        exchanges.of(follower).fails_with = errors.InsufficientFunds("no")
+
+        assert {number: cost({"orders": [limit()] * number}, status=400) for number in (1, 30)} == {
+            1: 16,
+            30: 16,
+        }
+
+    def test_costs_the_same_when_30_cannot_be_sized(self, follower: StrategyAccount) -> None:
+        too_small = limit(quantity="0.0001")
+
+        found = {number: cost({"orders": [too_small] * number}, status=400) for number in (1, 30)}
+
+        assert found == {1: 7, 30: 7}
+
+    def test_costs_the_same_for_30_closes(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
+        make_position(follower, "100")
+        part = CLOSE | {"order_type": "LIMIT", "price": "99000", "qty_per": -1}
+
+        assert {number: cost({"orders": [part] * number}) for number in (1, 30)} == {1: 16, 30: 16}
+
+    @pytest.mark.parametrize("kind", ["CANCEL", "CANCEL_ALL_ORDER"])
+    def test_costs_the_same_for_30_cancels(self, follower: StrategyAccount, kind: str) -> None:
+        counts = {}
+        for number in (1, 30):
+            post({"orders": [limit()] * number})
+            placed = Placement.objects.order_by("-pk")[:number]
+            cancels = [{"order_type": "CANCEL", "order_id": one.client_order_id} for one in placed]
+            counts[number] = cost({"orders": cancels if kind == "CANCEL" else [{"order_type": kind}]})
+
+        assert counts == {1: 20, 30: 20}
+
+    def test_costs_four_statements_to_be_refused(self, follower: StrategyAccount) -> None:
+        assert cost(LIMIT | {"token": "wrong"}, status=401) == 2
+        assert cost(LIMIT | {"price": "-1"}, status=400) == 2
