@@ -29,7 +29,8 @@ from orders.models import (
 )
 from orders.services import submission
 from orders.services.cancellation import cancels_send
-from orders.services.settlement import Applied, never_placed
+from orders.services.settlement import Applied, NeverPlaced, Outcome, outcomes_apply
+from orders.services.switches import switched_off
 from orders.states import OrderStatus
 from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
 
@@ -133,8 +134,11 @@ def take_over_expired(*, now: datetime | None = None) -> int:
     expired = WebhookDelivery.objects.filter(state=DeliveryState.WORKING, lease_expires_at__lt=at)
     answered = 0
     for pk in list(expired.order_by("pk").values_list("pk", flat=True)[:100]):
-        if take_over(pk) is not None:
-            answered += 1
+        try:
+            if take_over(pk) is not None:
+                answered += 1
+        except Exception:  # guards the other deliveries
+            logger.exception("Delivery %s could not be taken over", pk)
     return answered
 
 
@@ -160,12 +164,14 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     )
     keeper.hold(delivery.pk)
     try:
-        if delivery.started_at is None and delivery_start(delivery.pk):
-            _carry_out(delivery, placements, clock)
+        if delivery.started_at is None:
+            if delivery_start(delivery.pk):
+                _carry_out(delivery, placements, clock)
         else:
+            _cancels_send(delivery)  # its process may have died before it told the exchange
             anew = _never_placed_intents(delivery)
             if anew:
-                submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER)
+                after_dispatch(submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER))
         return _answer_if_settled(delivery)
     finally:
         keeper.release(delivery.pk)
@@ -190,27 +196,28 @@ def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
 
 
 def _carry_out(delivery: WebhookDelivery, placements: list[Placement], clock: DatabaseClock) -> None:
-    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
-    now = clock.now()
-    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
-    # What a later cancel caught while it waited is never sent.
-    held = [placement for placement in placements if placement.intent.cancel_requested]
-    withdraw(held, now=now)
-    going = [placement for placement in placements if not placement.intent.cancel_requested]
+    _cancels_send(delivery)
+    # What a later cancel or a switch caught while it waited is never sent.
+    stopped = switched_off({placement.intent.strategy_account_id for placement in placements})
+    going: list[Placement] = []
+    outcomes: list[Outcome] = []
+    for placement in placements:
+        if placement.intent.cancel_requested:
+            outcomes.append(Outcome(placement.pk, NeverPlaced("canceled before it was sent")))
+        elif reason := stopped.get(placement.intent.strategy_account_id):
+            outcomes.append(Outcome(placement.pk, submission.stopped_by(reason)))
+        else:
+            going.append(placement)
+    outcomes_apply(outcomes, source=EventSource.WEBHOOK, now=clock.now())
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         work = submission.Dispatch(going, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock)
         after_dispatch(submission.dispatch(work))
 
 
-def withdraw(placements: list[Placement], *, now: datetime) -> None:
-    """Settle placements that we decided not to send."""
-    never_placed(
-        placement_ids=[placement.pk for placement in placements],
-        source=EventSource.WEBHOOK,
-        now=now,
-        reason="canceled before it was sent",
-    )
+def _cancels_send(delivery: WebhookDelivery) -> None:
+    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result["intent_ids"]]
+    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=database_now())
 
 
 def after_dispatch(applied: Applied) -> None:

@@ -267,7 +267,7 @@ class _Intake:
         version = caller.version
         for _ in range(REPLANS):
             try:
-                plan, version = make_plan(strategy, specs, version=version)
+                plan, planned_with = make_plan(strategy, specs, version=version)
             except PayloadFault as fault:
                 raise _Answered(self._refuse(strategy, fault)) from fault
             except AccountsOff as exc:
@@ -277,6 +277,8 @@ class _Intake:
             delivery = self._delivery(strategy.id, now)
             self.committing = True
             try:
+                if planned_with != version:  # it took a look at the exchange's list: seconds went by
+                    raise ConfigChanged
                 return accept(
                     delivery=delivery,
                     strategy=strategy,
@@ -318,11 +320,8 @@ class _Intake:
 
     def _send(self, accepted: Accepted) -> Applied:
         """Cancels go before the orders of their account; accounts side by side."""
-        send_by = (
-            self.incoming.arrived
-            + self.incoming.timings["planned_ms"] / 1000
-            + settings.SUBMIT_WITHIN_SECONDS
-        )
+        # Counted from the moment that the placements' own `send_by` was counted from.
+        send_by = self.clock.monotonic(accepted.planned_at) + settings.SUBMIT_WITHIN_SECONDS
 
         def work(placements: list[Any]) -> submission.Dispatch:
             return submission.Dispatch(placements, accepted.accounts, send_by, self.clock, accepted.leverage)
@@ -350,7 +349,7 @@ class _Intake:
 
         def one(account_id: int) -> Applied:
             applied = cancels_send(
-                intent_ids=canceled.get(account_id, ()), source=EventSource.ANSWER, now=database_now()
+                intent_ids=canceled.get(account_id, ()), source=EventSource.ANSWER, now=self.clock.now()
             )
             placements = [p for p in accepted.placements if p.account_id == account_id]
             if placements:

@@ -260,7 +260,7 @@ class _Work:
     def _apply_refusal(self, placement: Placement, error: ExchangeError) -> None:
         """Nothing was done there: the answer proves it, or we never sent it."""
         order = self.open_orders.get(placement.pk)
-        if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
+        if placement.outcome == PlacementOutcome.PLACED or order is None:
             return  # settled by somebody else meanwhile
         placement.outcome = PlacementOutcome.NEVER_PLACED
         placement.exchange_words = error.message[:500]

@@ -19,7 +19,7 @@ from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
+from exchanges.adapters.exceptions import ErrorType, ExchangeError, OrderDenied, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
@@ -38,6 +38,7 @@ from orders.models import (
 )
 from orders.models.intent import client_order_id
 from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.services.switches import switched_off
 from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
@@ -234,6 +235,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
         by_intent = {order.intent_id: order for order in orders}
+        stopped = switched_off({intent.strategy_account_id for intent in intents})
+        held: list[Outcome] = []
         placements: list[Placement] = []
         accounts: dict[int, Account] = {}
         for intent in intents:
@@ -241,6 +244,9 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             if order is None or intent.cancel_requested:
                 continue
             if order.placement.outcome != PlacementOutcome.NEVER_PLACED:
+                continue
+            if reason := stopped.get(intent.strategy_account_id):
+                held.append(Outcome(order.placement_id, stopped_by(reason)))
                 continue
             number = order.placement.number + 1
             placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
@@ -250,6 +256,13 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             accounts[order.account_id] = order.account
             placements.append(placement)
         bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
-    if not placements:
-        return Applied()
-    return dispatch(Dispatch(placements, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock))
+    applied = outcomes_apply(held, source=source, now=now)
+    if placements:
+        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
+        applied.merge(dispatch(Dispatch(placements, accounts, send_by, clock)))
+    return applied
+
+
+def stopped_by(reason: str) -> OrderDenied:
+    """Return what becomes of an order that a switch keeps here: nothing is sent, a person is told."""
+    return OrderDenied(reason, error_type=ErrorType.RISK_LIMIT)

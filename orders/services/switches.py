@@ -7,13 +7,21 @@ bump the configuration version, and each leaves a line in the log that says who 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from django.db import transaction
 
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
-from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy
+from orders.models import (
+    EventSource,
+    EventType,
+    KillSwitch,
+    OrderEvent,
+    Strategy,
+    StrategyAccount,
+    UserProfile,
+)
 
 KILL_SWITCH = "Kill switch"  # how its lines in the log begin
 
@@ -31,6 +39,30 @@ def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None 
 def kill_switch_state() -> KillSwitch:
     """Return the switch; a system that never used it has it off."""
     return KillSwitch.objects.filter(pk=1).first() or KillSwitch(pk=1, engaged=False)
+
+
+def switched_off(strategy_account_ids: Collection[int]) -> dict[int, str]:
+    """Return which strategy accounts may send nothing now, each with the reason, with two queries at most.
+
+    For whoever sends outside a webhook, whose own first query reads the switches.
+    """
+    if not strategy_account_ids:
+        return {}
+    if kill_switch_state().engaged:
+        return dict.fromkeys(strategy_account_ids, "The kill switch is on")
+    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids)
+    found = ((row.pk, _off(row)) for row in rows.select_related("strategy__user__profile", "account"))
+    return {pk: reason for pk, reason in found if reason}
+
+
+def _off(row: StrategyAccount) -> str:
+    strategy, account = row.strategy, row.account
+    profile: UserProfile | None = getattr(strategy.user, "profile", None)
+    if strategy.kill_switch or account.kill_switch or (profile is not None and profile.kill_switch):
+        return "The kill switch is on"
+    if not strategy.is_active:
+        return "The strategy is switched off"
+    return "" if row.is_active and account.is_active else "The account is switched off"
 
 
 def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str, reason: str = "") -> int:
