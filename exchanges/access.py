@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from cryptography.fernet import InvalidToken
 from django.conf import settings
 
 from exchanges import runtime
 from exchanges.adapters.base import Exchange
+from exchanges.adapters.exceptions import AuthenticationFailed
 from exchanges.adapters.types import Credentials, Environment, MarketType
 from exchanges.metadata import endpoints_for
 from exchanges.models import Account
@@ -20,7 +22,8 @@ _KEYS_KEPT = 4096
 def exchange_for(account: Account, market_type: str) -> Exchange:
     """Return the adapter of one account and market; the registry keeps and shares them.
 
-    Raises UnsupportedOrder when the exchange has no such market.
+    Raises UnsupportedOrder when the exchange has no such market, AuthenticationFailed when the stored
+    keys cannot be decrypted.
     """
     market = MarketType(market_type)
     return adapter_for(
@@ -46,7 +49,11 @@ def _credentials(account: Account) -> Credentials:
     if found is None:
         if len(_keys) >= _KEYS_KEPT:
             _keys.clear()
-        found = _keys[key] = account.credentials
+        try:
+            found = _keys[key] = account.credentials
+        except InvalidToken as exc:
+            sentence = "the account's stored keys cannot be read; enter them again"
+            raise AuthenticationFailed(sentence, venue=account.exchange) from exc
     return found
 
 

@@ -8,7 +8,7 @@ import psycopg
 import redis
 
 START_POSTGRESQL = """\
-  Debian:  apt-get install postgresql && pg_ctlcluster $(ls /etc/postgresql) main start
+  Debian:  apt-get install postgresql && pg_ctlcluster $(ls /etc/postgresql | tail -1) main start
   Docker:  docker run -d -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres:16
 Another server: make test-services TEST_DATABASE_URL=postgres://user:password@host:5432/postgres"""
 START_REDIS = """\
@@ -31,4 +31,5 @@ def faults(database_url: str, redis_url: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit("\n\n".join(faults(*sys.argv[1:3])) or 0)
+    if found := faults(*sys.argv[1:3]):
+        sys.exit("\n\n".join([*found, "Or let .ci/run start both for the length of a whole run."]))

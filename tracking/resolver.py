@@ -27,6 +27,7 @@ from exchanges.models import Account
 from orders.bulk import bulk_save
 from orders.clock import database_now
 from orders.models import EventSource, OpenOrder, Placement, PlacementOutcome
+from orders.services.cancellation import cancels_send
 from orders.services.gaps import fill_gaps
 from orders.services.settlement import never_placed
 from orders.states import RESTING, OrderStatus
@@ -100,6 +101,16 @@ def gaps_sweep(*, limit: int = AT_ONCE) -> int:
     if gaps:
         fill_gaps(placement_ids=gaps, source=EventSource.RESOLVER, now=database_now())
     return len(gaps)
+
+
+def cancels_sweep(*, limit: int = AT_ONCE) -> int:
+    """Cancel what rests although its cancel was asked for: whoever was to send it has died."""
+    rows = OpenOrder.objects.filter(status__in=RESTING, intent__cancel_requested=True)
+    left = list(rows.order_by("pk").values_list("pk", flat=True)[:limit])
+    if left:
+        logger.warning("%s orders rest although their cancel was asked for: canceling them", len(left))
+        cancels_send(intent_ids=left, source=EventSource.RESOLVER, now=database_now())
+    return len(left)
 
 
 def counts_from(placement: Placement, validity_seconds: float) -> datetime:

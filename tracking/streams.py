@@ -22,7 +22,7 @@ from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
-from tracking.resolver import gaps_sweep, resolve
+from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.sessions import RENEW_SECONDS, sessions_claim, sessions_renew
 from tracking.tasks import deliveries_take_over, instruments_load
 from tracking.threads import Threads
@@ -76,6 +76,7 @@ class Streams:
             (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
             (SETTLE_SECONDS, lambda: self._network.run(resolve)),
             (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
+            (SWEEP_SECONDS, lambda: self._network.run(cancels_sweep)),
             (INSTRUMENTS_SECONDS, self._load_instruments),
             (settings.TICKER_SECONDS, lambda: self._network.run(_tickers, self.owner)),
         ]

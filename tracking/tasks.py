@@ -10,7 +10,7 @@ from exchanges.instruments import instruments_refresh
 from orders.clock import database_now
 from orders.services.deliveries import take_over_expired
 from tracking.reconciliation import reconcile_account
-from tracking.resolver import gaps_sweep, resolve
+from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.sessions import sessions_unwatched
 from tracking.watch import Source, accounts_by_source, streams_wanted
 
@@ -24,7 +24,7 @@ def deliveries_take_over() -> int:
 
 def orders_resolve() -> int:
     """Ask what became of orders nobody knows about, and for fills that were not heard."""
-    return resolve() + gaps_sweep()
+    return resolve() + gaps_sweep() + cancels_sweep()
 
 
 def reconcile_unwatched() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 
@@ -26,6 +27,9 @@ UNFOLD: dict[str, Any] = {
     "SITE_HEADER": "tradehub",
     "SITE_SYMBOL": "candlestick_chart",
     "SITE_URL": "/positions",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("favicon.svg")},
+    ],
     "SHOW_BACK_BUTTON": True,
     "SIDEBAR": {
         "show_search": True,

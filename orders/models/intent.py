@@ -136,6 +136,11 @@ class Placement(models.Model):
                 name="placement_by_child_id",
                 condition=~models.Q(child_order_id=""),
             ),
+            models.Index(
+                fields=["id"],
+                name="placement_with_gap",
+                condition=~models.Q(exchange_filled_quantity=models.F("filled_quantity")),
+            ),
         ]
 
     def __str__(self) -> str:

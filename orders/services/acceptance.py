@@ -229,6 +229,7 @@ def _size_closes(pairs: Sequence[Pair]) -> None:
         symbol__in=symbols,
         home__in=(Home.QUEUE, Home.EXCHANGE),
         closes_position=True,
+        cancel_requested=False,  # on its way out: [CANCEL_ALL_ORDER, MARKET -100] closes the position
     ):
         key = intent.strategy_account_id, intent.market_type, intent.symbol
         on_their_way[key] = on_their_way.get(key, Decimal(0)) + intent.remaining_quantity
@@ -284,7 +285,7 @@ def _write(
     for pair, intent in zip(pairs, accepted.intents, strict=True):
         accepted.accounts[pair.follower.account_id] = pair.follower.account
         if pair.problem is not None:
-            failure = failures.not_sized(intent, pair.problem[1], pair.problem[0], now=now)
+            failure = failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now)
             failed.append(failure)
             log.append(_failed_event(pair, intent, now))
         else:

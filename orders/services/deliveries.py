@@ -29,8 +29,8 @@ from orders.models import (
 )
 from orders.services import submission
 from orders.services.cancellation import cancels_send
-from orders.services.settlement import Applied, NeverPlaced, Outcome, outcomes_apply
-from orders.services.switches import switched_off
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
 
@@ -159,6 +159,7 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
         delivery.lease_owner, delivery.lease_expires_at = owner(), lease_until(now)
         delivery.save(update_fields=["lease_owner", "lease_expires_at"])
         placements = _unstarted(delivery, now=now) if delivery.started_at is None else []
+        stops = stop_reasons({placement.intent.strategy_account_id for placement in placements})
     logger.warning(
         "Delivery %s taken over; started: %s", delivery.webhook_id, delivery.started_at is not None
     )
@@ -166,9 +167,9 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     try:
         if delivery.started_at is None:
             if delivery_start(delivery.pk):
-                _carry_out(delivery, placements, clock)
+                _carry_out(delivery, placements, stops, clock)
         else:
-            _cancels_send(delivery)  # its process may have died before it told the exchange
+            _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
             anew = _never_placed_intents(delivery)
             if anew:
                 after_dispatch(submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER))
@@ -195,29 +196,26 @@ def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
     return placements
 
 
-def _carry_out(delivery: WebhookDelivery, placements: list[Placement], clock: DatabaseClock) -> None:
-    _cancels_send(delivery)
+def _carry_out(
+    delivery: WebhookDelivery, placements: list[Placement], stops: dict[int, str], clock: DatabaseClock
+) -> None:
+    now = clock.now()
+    _send_cancels(delivery, now=now)
     # What a later cancel or a switch caught while it waited is never sent.
-    stopped = switched_off({placement.intent.strategy_account_id for placement in placements})
-    going: list[Placement] = []
-    outcomes: list[Outcome] = []
-    for placement in placements:
-        if placement.intent.cancel_requested:
-            outcomes.append(Outcome(placement.pk, NeverPlaced("canceled before it was sent")))
-        elif reason := stopped.get(placement.intent.strategy_account_id):
-            outcomes.append(Outcome(placement.pk, submission.stopped_by(reason)))
-        else:
-            going.append(placement)
-    outcomes_apply(outcomes, source=EventSource.WEBHOOK, now=clock.now())
+    held = [p for p in placements if p.intent.cancel_requested or p.intent.strategy_account_id in stops]
+    reasons = [stops.get(p.intent.strategy_account_id, "canceled before it was sent") for p in held]
+    withdrawn = [Outcome(p.pk, Stopped(reason)) for p, reason in zip(held, reasons, strict=True)]
+    outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now)
+    going = [placement for placement in placements if placement not in held]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         work = submission.Dispatch(going, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock)
         after_dispatch(submission.dispatch(work))
 
 
-def _cancels_send(delivery: WebhookDelivery) -> None:
-    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result["intent_ids"]]
-    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=database_now())
+def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:
+    canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
+    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
 
 
 def after_dispatch(applied: Applied) -> None:

@@ -56,8 +56,8 @@ def ended_there(intent: OrderIntent, status: FailedStatus, words: str, *, now: d
     )
 
 
-def not_sized(intent: OrderIntent, words: str, error_type: ErrorType, *, now: datetime) -> FailedOrder:
-    """The order could not be sized or is not for this account; it never had a placement."""
+def denied_here(intent: OrderIntent, words: str, error_type: ErrorType, *, now: datetime) -> FailedOrder:
+    """We did not send it: it cannot be sized, is not for this account, or a switch was off."""
     return _failed(intent, reason=_first(words), error_type=error_type, words="", now=now)
 
 

@@ -18,7 +18,12 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
-from exchanges.adapters.exceptions import DuplicateClientOrderId, ExchangeError, OutcomeUnknown
+from exchanges.adapters.exceptions import (
+    DuplicateClientOrderId,
+    ErrorType,
+    ExchangeError,
+    OutcomeUnknown,
+)
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, VenueOrderStatus
 from exchanges.fields import plain
 from orders import events, locks
@@ -53,11 +58,18 @@ class NeverPlaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """A switch was off when the placement was to be sent; it surely never left."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one placement: a report, an error of a submission, or the proof of absence."""
 
     placement_id: int
-    result: OrderReport | ExchangeError | NeverPlaced
+    result: OrderReport | ExchangeError | NeverPlaced | Stopped
 
 
 @dataclass(slots=True)
@@ -241,7 +253,7 @@ class _Work:
         result = outcome.result
         if isinstance(result, OrderReport):
             self._apply_report(placement, result)
-        elif isinstance(result, NeverPlaced):
+        elif isinstance(result, NeverPlaced | Stopped):
             self._apply_never_placed(placement, result)
         elif isinstance(result, OutcomeUnknown | DuplicateClientOrderId):
             self._apply_unknown(placement, result)
@@ -260,7 +272,7 @@ class _Work:
     def _apply_refusal(self, placement: Placement, error: ExchangeError) -> None:
         """Nothing was done there: the answer proves it, or we never sent it."""
         order = self.open_orders.get(placement.pk)
-        if placement.outcome == PlacementOutcome.PLACED or order is None:
+        if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
             return  # settled by somebody else meanwhile
         placement.outcome = PlacementOutcome.NEVER_PLACED
         placement.exchange_words = error.message[:500]
@@ -271,7 +283,7 @@ class _Work:
         self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
         self._fail(placement.intent, failures.from_error(placement.intent, error, now=self.now))
 
-    def _apply_never_placed(self, placement: Placement, proof: NeverPlaced) -> None:
+    def _apply_never_placed(self, placement: Placement, proof: NeverPlaced | Stopped) -> None:
         order = self.open_orders.get(placement.pk)
         if placement.outcome == PlacementOutcome.PLACED or order is None:
             return
@@ -281,6 +293,9 @@ class _Work:
         self.touched_placements[placement.pk] = placement
         if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+        elif isinstance(proof, Stopped):
+            self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
+            self._fail(intent, failures.denied_here(intent, proof.reason, ErrorType.RISK_LIMIT, now=self.now))
         elif failures.may_place_anew(intent):
             # Its process died before the webhook was answered: the signal is still to be carried out.
             self.applied.to_place_anew.append(intent.pk)
@@ -290,6 +305,8 @@ class _Work:
             self._fail(intent, failures.never_placed(intent, proof.reason, now=self.now))
 
     def _apply_report(self, placement: Placement, report: OrderReport) -> None:
+        if report.triggered and not placement.child_order_id:  # told again with every later look
+            self._event(placement, EventType.TRIGGERED, report=report)
         self._adopt_ids(placement, report)
         fresh = self._book_fills(placement, report)
         before_said = placement.exchange_status
@@ -363,8 +380,6 @@ class _Work:
                 self.applied.to_cancel.append(placement.intent_id)
         elif fresh:
             self._event(placement, EventType.PARTIALLY_FILLED, report=report)
-        if report.triggered:
-            self._event(placement, EventType.TRIGGERED, report=report)
 
     def _still_canceling(
         self, placement: Placement, order: OpenOrder, target: OrderStatus, report: OrderReport

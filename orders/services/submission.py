@@ -19,7 +19,7 @@ from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ErrorType, ExchangeError, OrderDenied, OutcomeUnknown
+from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
@@ -37,8 +37,8 @@ from orders.models import (
     PlacementOutcome,
 )
 from orders.models.intent import client_order_id
-from orders.services.settlement import Applied, Outcome, outcomes_apply
-from orders.services.switches import switched_off
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 
 logger = logging.getLogger(__name__)
@@ -235,18 +235,17 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
         orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
         by_intent = {order.intent_id: order for order in orders}
-        stopped = switched_off({intent.strategy_account_id for intent in intents})
-        held: list[Outcome] = []
+        stops = stop_reasons({intent.strategy_account_id for intent in intents})
+        stopped: list[Outcome] = []
         placements: list[Placement] = []
         accounts: dict[int, Account] = {}
         for intent in intents:
             order = by_intent.get(intent.pk)
-            if order is None or intent.cancel_requested:
+            if order is None or order.placement.outcome != PlacementOutcome.NEVER_PLACED:
                 continue
-            if order.placement.outcome != PlacementOutcome.NEVER_PLACED:
-                continue
-            if reason := stopped.get(intent.strategy_account_id):
-                held.append(Outcome(order.placement_id, stopped_by(reason)))
+            if intent.cancel_requested or intent.strategy_account_id in stops:
+                reason = stops.get(intent.strategy_account_id, "canceled before it was placed again")
+                stopped.append(Outcome(order.placement_id, Stopped(reason)))
                 continue
             number = order.placement.number + 1
             placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
@@ -256,13 +255,8 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
             accounts[order.account_id] = order.account
             placements.append(placement)
         bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
-    applied = outcomes_apply(held, source=source, now=now)
+    applied = outcomes_apply(stopped, source=source, now=now)
     if placements:
         send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
         applied.merge(dispatch(Dispatch(placements, accounts, send_by, clock)))
     return applied
-
-
-def stopped_by(reason: str) -> OrderDenied:
-    """Return what becomes of an order that a switch keeps here: nothing is sent, a person is told."""
-    return OrderDenied(reason, error_type=ErrorType.RISK_LIMIT)

@@ -13,15 +13,7 @@ from django.db import transaction
 
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
-from orders.models import (
-    EventSource,
-    EventType,
-    KillSwitch,
-    OrderEvent,
-    Strategy,
-    StrategyAccount,
-    UserProfile,
-)
+from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy, StrategyAccount
 
 KILL_SWITCH = "Kill switch"  # how its lines in the log begin
 
@@ -39,30 +31,6 @@ def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None 
 def kill_switch_state() -> KillSwitch:
     """Return the switch; a system that never used it has it off."""
     return KillSwitch.objects.filter(pk=1).first() or KillSwitch(pk=1, engaged=False)
-
-
-def switched_off(strategy_account_ids: Collection[int]) -> dict[int, str]:
-    """Return which strategy accounts may send nothing now, each with the reason, with two queries at most.
-
-    For whoever sends outside a webhook, whose own first query reads the switches.
-    """
-    if not strategy_account_ids:
-        return {}
-    if kill_switch_state().engaged:
-        return dict.fromkeys(strategy_account_ids, "The kill switch is on")
-    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids)
-    found = ((row.pk, _off(row)) for row in rows.select_related("strategy__user__profile", "account"))
-    return {pk: reason for pk, reason in found if reason}
-
-
-def _off(row: StrategyAccount) -> str:
-    strategy, account = row.strategy, row.account
-    profile: UserProfile | None = getattr(strategy.user, "profile", None)
-    if strategy.kill_switch or account.kill_switch or (profile is not None and profile.kill_switch):
-        return "The kill switch is on"
-    if not strategy.is_active:
-        return "The strategy is switched off"
-    return "" if row.is_active and account.is_active else "The account is switched off"
 
 
 def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str, reason: str = "") -> int:
@@ -93,6 +61,31 @@ def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
         strategy.save(update_fields=["token_hash", "updated_at"])
         _log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
     return token
+
+
+def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
+    """Return which of these strategy accounts may not send now, each with why, with two queries.
+
+    Read it in the transaction that claims orders for the exchange: nothing leaves after a switch.
+    """
+    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
+    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids).select_related(
+        "account", "strategy__user__profile"
+    )
+    reasons = {row.pk: _stop_reason(row, system=system) for row in rows}
+    return {pk: reason for pk, reason in reasons.items() if reason}
+
+
+def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
+    profile = getattr(row.strategy.user, "profile", None)
+    killed = row.strategy.kill_switch or row.account.kill_switch or (profile and profile.kill_switch)
+    if system or killed:
+        return "the kill switch was on when the order was to be sent"
+    if not row.strategy.is_active:
+        return "the strategy was switched off when the order was to be sent"
+    if not (row.is_active and row.account.is_active):
+        return "the account was switched off when the order was to be sent"
+    return ""
 
 
 def _log(message: str, *, by: str, reason: str, user_id: int | None = None) -> None:

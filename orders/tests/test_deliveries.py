@@ -163,12 +163,24 @@ class TestTakeOverOfWhatWasNeverStarted:
         [
             (
                 lambda: KillSwitch.objects.update_or_create(pk=1, defaults={"engaged": True}),
-                "The kill switch is on",
+                "The kill switch was on when the order was to be sent",
             ),
-            (lambda: Strategy.objects.update(kill_switch=True), "The kill switch is on"),
-            (lambda: Strategy.objects.update(is_active=False), "The strategy is switched off"),
-            (lambda: Account.objects.update(kill_switch=True), "The kill switch is on"),
-            (lambda: StrategyAccount.objects.update(is_active=False), "The account is switched off"),
+            (
+                lambda: Strategy.objects.update(kill_switch=True),
+                "The kill switch was on when the order was to be sent",
+            ),
+            (
+                lambda: Strategy.objects.update(is_active=False),
+                "The strategy was switched off when the order was to be sent",
+            ),
+            (
+                lambda: Account.objects.update(kill_switch=True),
+                "The kill switch was on when the order was to be sent",
+            ),
+            (
+                lambda: StrategyAccount.objects.update(is_active=False),
+                "The account was switched off when the order was to be sent",
+            ),
         ],
     )
     def test_sends_nothing_that_a_switch_forbids_by_now(
@@ -181,10 +193,7 @@ class TestTakeOverOfWhatWasNeverStarted:
 
         assert (answer.status, answer.body["error"]) == (400, said)
         assert exchanges.all_calls() == 0
-        assert (
-            list(FailedOrder.objects.values_list("error_type", "exchange_error"))
-            == [("risk_limit", said)] * 2
-        )
+        assert list(FailedOrder.objects.values_list("error_type", "reason")) == [("risk_limit", said)] * 2
         assert not OpenOrder.objects.exists()
 
     def test_carries_out_its_cancels_first(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
@@ -327,7 +336,7 @@ class TestPlaceAnew:
         self.place(placement)
 
         assert exchanges.all_calls() == 0
-        assert FailedOrder.objects.get().exchange_error == "The kill switch is on"
+        assert FailedOrder.objects.get().reason == "The kill switch was on when the order was to be sent"
         assert (OpenOrder.objects.count(), OrderIntent.objects.get().home) == (0, Home.FAILED)
 
     def test_holds_an_answer_to_the_first_attempt_that_comes_after_all_for_nothing(
@@ -449,15 +458,20 @@ class TestTakeOverExpired:
         assert alive.state == DeliveryState.WORKING
 
     def test_is_not_stopped_by_one_that_cannot_be_carried_out(
-        self, follower: StrategyAccount, exchanges: Exchanges
+        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         broken = died_before_sending(limit())
-        WebhookDelivery.objects.filter(pk=broken.pk).update(plan={"cancels": [{}]})
         died_before_sending(limit(90_001))
 
-        assert take_over_expired() == 1
+        def break_on_one(pk: int) -> WebhookAnswer | None:
+            if pk == broken.pk:
+                raise ZeroDivisionError
+            return take_over(pk)
 
-        assert OpenOrder.objects.filter(status=OrderStatus.NEW).count() == 1
+        monkeypatch.setattr(deliveries, "take_over", break_on_one)
+
+        assert take_over_expired() == 1
+        assert [one.price for one in exchanges.of(follower).submitted] == [Decimal(90_001)]
 
 
 class TestLeaseKeeper:

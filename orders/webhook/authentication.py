@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.core.cache import cache
@@ -17,10 +16,9 @@ from orders.models.strategy import token_hashes
 
 TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
 RESEND_SECONDS = 30
-# TradingView sends again five seconds after a 5xx, when the lease of a process that died has not ended
-# yet. A living process renews every third of a lease: one that has not for almost half of it is silent,
-# and its delivery's twin is a resend, not a second signal.
-SILENT_SHARE = 0.45
+# TradingView drops a request after 3 s and sends it again 5 s after a gateway's error: the same body,
+# while the first copy is still without an answer after that time, is that resend and not a new signal.
+GIVEN_UP_SECONDS = 3
 FAILURES_ALLOWED = 10
 FAILURE_WINDOW_SECONDS = 60
 
@@ -31,7 +29,7 @@ SELECT v.version, s.id, s.group_name, s.token_hash, s.is_active, s.kill_switch, 
        {clock},
        (SELECT d.id FROM orders_webhookdelivery d
          WHERE d.strategy_id = s.id AND d.payload_hash = %s AND d.state = 'WORKING'
-           AND d.received_at > {resend} AND d.lease_expires_at < {silent}
+           AND d.received_at > %s AND (d.lease_expires_at < %s OR d.received_at < %s)
          ORDER BY d.received_at DESC LIMIT 1),
        CASE WHEN s.dedupe_window_seconds > 0 THEN
          (SELECT d.id FROM orders_webhookdelivery d
@@ -53,7 +51,7 @@ class Caller:
     version: int
     now: datetime  # database clock
     refusal: tuple[str, str] | None  # (code, sentence) when a switch is off
-    unanswered_twin_id: int | None  # the same body, unanswered, and nobody seems to work on it any more
+    unanswered_twin_id: int | None  # the same body, still unanswered: its lease ended, or its sender gave up
     earlier_twin_id: int | None  # the same body, where the strategy has a dedupe window
 
 
@@ -63,15 +61,11 @@ def authenticate(*, token: str, group_name: str | None, payload_hash: str) -> Ca
     local_now = timezone.now()
     adapt = connection.ops.adapt_datetimefield_value
     clock = "clock_timestamp()" if connection.vendor == "postgresql" else "NULL"
-    moment = "clock_timestamp() - make_interval(secs => %s)" if connection.vendor == "postgresql" else "%s"
-    sql = _SQL.format(clock=clock, resend=moment, silent=moment, hashes=", ".join(["%s"] * len(hashes)))
-    ago = (RESEND_SECONDS, -(1 - SILENT_SHARE) * settings.DELIVERY_LEASE_SECONDS)
-    if connection.vendor == "postgresql":
-        moments: list[Any] = list(ago)
-    else:
-        moments = [adapt(local_now - timedelta(seconds=seconds)) for seconds in ago]
+    sql = _SQL.format(clock=clock, hashes=", ".join(["%s"] * len(hashes)))
+    since = adapt(local_now - timedelta(seconds=RESEND_SECONDS))
     with connection.cursor() as cursor:
-        cursor.execute(sql, [payload_hash, *moments, payload_hash, *hashes])
+        given_up = adapt(local_now - timedelta(seconds=GIVEN_UP_SECONDS))
+        cursor.execute(sql, [payload_hash, since, adapt(local_now), given_up, payload_hash, *hashes])
         row = cursor.fetchone()
     version, pk, name, stored, active, killed, user_killed, engaged, now, twin, earlier = row or (
         0,
