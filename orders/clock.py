@@ -43,3 +43,7 @@ class DatabaseClock:
 
     def now(self) -> datetime:
         return self.read + timedelta(seconds=time.monotonic() - self.at)
+
+    def monotonic(self, moment: datetime) -> float:
+        """Return a moment of the database's time on this process's monotonic clock, in seconds."""
+        return self.at + (moment - self.read).total_seconds()

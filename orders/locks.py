@@ -15,10 +15,10 @@ from orders.models import Book, OrderIntent, StrategyPosition, WebhookDelivery
 
 
 def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
-    """Lock books, and read the configuration's version as it stands once they are ours.
+    """Lock books, and read the configuration's version beside them, as `config_version`.
 
-    The version comes as `config_version`: whoever plans with cached settings compares it, so that no
-    switch that was flipped before the lock is missed.
+    Whoever plans with cached settings compares it and need not go on when it is another. On PostgreSQL
+    it is the version of before a lock that had to be waited for: look once more before you commit.
     """
     version = ConfigVersion.objects.filter(pk=1).values("version")
     return (

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 from ulid import ULID
 
@@ -19,7 +19,7 @@ from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType, Side
 from exchanges.models import Account
 from orders import events, locks
-from orders.bulk import bulk_insert
+from orders.bulk import bulk_insert, insert_where
 from orders.config import StrategyConfig
 from orders.models import (
     Book,
@@ -56,6 +56,7 @@ class Accepted:
     """What the transaction made, for sending and for the answer."""
 
     delivery: WebhookDelivery
+    planned_at: datetime  # database clock
     intents: list[OrderIntent] = field(default_factory=list)
     account_ids: list[int] = field(default_factory=list)  # of each intent
     placements: list[Placement] = field(default_factory=list)
@@ -97,9 +98,9 @@ def accept(
             "accounts": plan.accounts,
             "cancels": cancels,
         }
-        delivery.save(force_insert=True)
+        _insert(delivery, version)
         accepted = Accepted(
-            delivery, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
+            delivery, now, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
         )
         _size_closes(plan.pairs)
         _write(accepted, strategy, plan.pairs, book_ids, now=now)
@@ -116,6 +117,20 @@ def _look_for_twin(delivery: WebhookDelivery, strategy_id: int, window: timedelt
     )
     if (twin := twins.order_by("-received_at").values_list("pk", flat=True).first()) is not None:
         raise AlreadyDelivered(twin)
+
+
+def _insert(delivery: WebhookDelivery, version: int) -> None:
+    """Write the delivery, unless the configuration changed while we waited for the books.
+
+    The version that came with the books stood before their lock was waited for. On SQLite nobody can
+    have changed it since: there the transaction itself is the lock.
+    """
+    if connection.vendor != "postgresql":
+        delivery.save(force_insert=True)
+    elif not insert_where(
+        delivery, "(SELECT version FROM exchanges_configversion WHERE id = 1) = %s", version
+    ):
+        raise ConfigChanged
 
 
 def _book_key(pair: Pair) -> BookKey:

@@ -20,7 +20,7 @@ from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeU
 from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
 from orders.bulk import bulk_save
-from orders.clock import database_now
+from orders.clock import DatabaseClock
 from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent
 from orders.services.settlement import Applied, Outcome, outcomes_apply
 from orders.states import RESTING, OrderStatus
@@ -68,6 +68,7 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
 
     Safe to repeat: an order that is gone by then is fetched and its end is applied.
     """
+    clock = DatabaseClock(now)
     orders = _claim(list(intent_ids), now=now)
     groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
     for order in orders:
@@ -81,7 +82,7 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
             results: Results = future.result()
         except ExchangeError as exc:
             results = [exc for _ in group]
-        applied.merge(_record(group, results, source=source))
+        applied.merge(_record(group, results, source=source, now=clock.now()))
     return applied
 
 
@@ -128,8 +129,7 @@ async def _ended(exchange: Exchange, ref: OrderRef) -> OrderReport | ExchangeErr
         )
 
 
-def _record(group: Sequence[OpenOrder], results: Results, *, source: str) -> Applied:
-    now = database_now()
+def _record(group: Sequence[OpenOrder], results: Results, *, source: str, now: datetime) -> Applied:
     outcomes: list[Outcome] = []
     pending: list[OpenOrder] = []
     for order, result in zip(group, results, strict=True):

@@ -148,8 +148,11 @@ def take_over_expired(*, now: datetime | None = None) -> int:
     expired = WebhookDelivery.objects.filter(state=DeliveryState.WORKING, lease_expires_at__lt=at)
     answered = 0
     for pk in list(expired.order_by("pk").values_list("pk", flat=True)[:100]):
-        if take_over(pk) is not None:
-            answered += 1
+        try:
+            if take_over(pk) is not None:
+                answered += 1
+        except Exception:  # guards the other deliveries
+            logger.exception("Delivery %s could not be taken over", pk)
     return answered
 
 
@@ -178,10 +181,13 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     )
     keeper.hold(delivery.pk)
     try:
-        if delivery.started_at is None and delivery_start(delivery.pk):
-            too_old = {p.pk: TOO_OLD for p in placements if age > _longest_wait(p, limit)}
-            stopped = {p.pk: stops[sa] for p in placements if (sa := p.intent.strategy_account_id) in stops}
-            _carry_out(delivery, placements, too_old | stopped, clock)
+        if delivery.started_at is None:
+            if delivery_start(delivery.pk):
+                too_old = {p.pk: TOO_OLD for p in placements if age > _longest_wait(p, limit)}
+                stopped = {
+                    p.pk: stops[sa] for p in placements if (sa := p.intent.strategy_account_id) in stops
+                }
+                _carry_out(delivery, placements, too_old | stopped, clock)
         else:
             _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
             anew = _never_placed_intents(delivery)

@@ -374,11 +374,8 @@ class _Intake:
 
     def _send(self, accepted: Accepted) -> Applied:
         """Cancels go before the orders of their account; accounts side by side."""
-        send_by = (
-            self.incoming.arrived
-            + self.incoming.timings["planned_ms"] / 1000
-            + settings.SUBMIT_WITHIN_SECONDS
-        )
+        # Counted from the moment that the placements' own `send_by` was counted from.
+        send_by = self.clock.monotonic(accepted.planned_at) + settings.SUBMIT_WITHIN_SECONDS
 
         def work(placements: list[Any]) -> submission.Dispatch:
             return submission.Dispatch(placements, accepted.accounts, send_by, self.clock, accepted.leverage)
@@ -406,7 +403,7 @@ class _Intake:
 
         def one(account_id: int) -> Applied:
             applied = cancels_send(
-                intent_ids=canceled.get(account_id, ()), source=EventSource.ANSWER, now=database_now()
+                intent_ids=canceled.get(account_id, ()), source=EventSource.ANSWER, now=self.clock.now()
             )
             placements = [p for p in accepted.placements if p.account_id == account_id]
             if placements:

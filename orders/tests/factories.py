@@ -7,14 +7,17 @@ placement = make_placement(follower, quantity=1)  # one order, written down and 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth.models import User
 from django.db import connection
@@ -45,7 +48,7 @@ from orders.models import (
     StrategyPosition,
     WebhookDelivery,
 )
-from orders.services import submission
+from orders.services import intake, submission
 from orders.services.intake import Incoming, webhook_receive
 from orders.webhook.answers import WebhookAnswer
 
@@ -58,6 +61,7 @@ ETH_USDT = replace(
     BTC_USDT, symbol="ETH/USDT", venue_symbol="ETHUSDT", base_asset="ETH", tick_size=Decimal("0.01")
 )
 _serial = itertools.count(1)
+T = TypeVar("T")
 
 
 # --- who trades -----------------------------------------------------------------------------------
@@ -312,3 +316,55 @@ class Queries:
     @property
     def count(self) -> int:
         return len(self.statements)
+
+
+# --- processes that die, and others beside them ---------------------------------------------------
+
+
+def accepted_only(payload: dict[str, Any], **request: Any) -> WebhookDelivery:
+    """A webhook whose process died right after its commit: nothing was sent, its lease goes on."""
+    webhook = incoming(payload, **request)
+    intake._Intake(webhook).accept()
+    delivery = WebhookDelivery.objects.get(webhook_id=webhook.webhook_id)
+    WebhookDelivery.objects.filter(pk=delivery.pk).update(lease_owner="a process that died")
+    return delivery
+
+
+def let_lease_end(delivery: WebhookDelivery, *, seconds_ago: float = 1) -> None:
+    ended = database_now() - timedelta(seconds=seconds_ago)
+    WebhookDelivery.objects.filter(pk=delivery.pk).update(lease_expires_at=ended)
+
+
+class SideBySide:
+    """Runs calls in threads of their own, each with its own database connection."""
+
+    def __enter__(self) -> SideBySide:
+        self._pool = ThreadPoolExecutor(16)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown()
+
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        def run() -> T:
+            try:
+                return call()
+            finally:
+                connection.close()
+
+        return self._pool.submit(run)
+
+
+class Gate:
+    """Holds an exchange's calls until it is opened: `fake.before_placing = gate`."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    async def __call__(self, _: Any) -> None:
+        self.reached.set()
+        await asyncio.to_thread(self._open.wait, 20)
+
+    def open(self) -> None:
+        self._open.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -295,8 +296,6 @@ class TestCancelAll:
 
         async def meanwhile(_: Any) -> None:
             fake.before_placing = None
-            import asyncio
-
             answers.append(await asyncio.to_thread(post, CANCEL_ALL))
 
         fake.before_placing = meanwhile

@@ -19,7 +19,7 @@ from orders.models import (
     StrategyAccount,
     WebhookDelivery,
 )
-from orders.services import deliveries, intake
+from orders.services import acceptance, deliveries, intake
 from orders.services.switches import kill_switch_set
 from orders.tests.factories import LIMIT, MARKET, Exchanges, incoming, make_account, make_follower, post
 from orders.webhook.answers import WebhookAnswer
@@ -90,7 +90,7 @@ class TestSwitchFlippedAfterTheCommit:
     def test_holds_the_orders_back(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = intake.accept
+        real = acceptance.accept
 
         def accept_then_switch(**arguments: Any) -> Any:
             accepted = real(**arguments)
@@ -109,7 +109,7 @@ class TestSwitchFlippedAfterTheCommit:
     def test_that_forbids_nothing_lets_them_go(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = intake.accept
+        real = acceptance.accept
 
         def accept_then_bump(**arguments: Any) -> Any:
             accepted = real(**arguments)
