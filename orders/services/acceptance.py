@@ -74,10 +74,11 @@ def accept(
     is_batch: bool,
     version: int,
     now: datetime,
+    dedupe_seconds: int = 0,
 ) -> Accepted:
     """Commit a delivery with its intents, placements and open orders. Nothing is sent here.
 
-    Raises: AlreadyDelivered when the strategy's dedupe window says so;
+    Raises: AlreadyDelivered when the same payload came within `dedupe_seconds`;
             ConfigChanged when the configuration is no longer the one that was planned with;
             django.db.IntegrityError when the webhook id is taken. Nothing is written then.
     """
@@ -88,8 +89,8 @@ def accept(
         }
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
-        if strategy.dedupe_window_seconds:
-            _look_for_twin(delivery, strategy.id, timedelta(seconds=strategy.dedupe_window_seconds))
+        if dedupe_seconds:
+            _look_for_twin(delivery, strategy.id, timedelta(seconds=dedupe_seconds))
         cancels = _mark_canceled(plan, books, now)
         delivery.plan = {
             "strategy": strategy.group_name,

@@ -117,6 +117,7 @@ class _Intake:
         self.payload: dict[str, Any] = {}
         self.payload_hash = hashlib.sha256(incoming.body).hexdigest()
         self.version = 0  # of the configuration that was planned with
+        self.is_named = False  # by its sender
         self.committing = False
         self.pause = threading.Event()  # never set: something to wait on
 
@@ -131,8 +132,8 @@ class _Intake:
             raise _Answered(self._record(None, payload_refusal(fault.code, fault.faults))) from fault
         caller = self._authenticate()
         strategy = strategy_config(caller.strategy_id, version=caller.version)
-        explicit = self._name_delivery(strategy)
-        if not explicit:
+        self.is_named = self._name_delivery(strategy)
+        if not self.is_named:
             self._answer_twin(caller, strategy)
         if caller.refusal is not None:
             code, sentence = caller.refusal
@@ -325,6 +326,7 @@ class _Intake:
             is_batch="orders" in self.payload,
             version=self.version,
             now=now,
+            dedupe_seconds=0 if self.is_named else strategy.dedupe_window_seconds,
         )
 
     def _free_old_id(self, strategy_id: int) -> bool:

@@ -385,15 +385,15 @@ class TestDeliveryStart:
     ) -> None:
         slept_once: list[int] = []
 
-        def slept(delivery_id: int) -> bool:
+        def slept(delivery_id: int, **arguments: Any) -> bool:
             if slept_once:
-                return delivery_start(delivery_id)
+                return delivery_start(delivery_id, **arguments)
             slept_once.append(delivery_id)
             if lost == "ended":
                 let_lease_end(WebhookDelivery.objects.get(pk=delivery_id))
             else:
                 WebhookDelivery.objects.filter(pk=delivery_id).update(lease_owner="another process")
-            return delivery_start(delivery_id)
+            return delivery_start(delivery_id, **arguments)
 
         with monkeypatch.context() as patched:
             patched.setattr(deliveries, "delivery_start", slept)
