@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from decimal import Decimal
 
 from django.utils import timezone
@@ -19,22 +20,33 @@ MEMORY_SECONDS = 1.0
 FETCH_SECONDS = 3.0
 
 PriceKey = tuple[str, str, str, str]  # exchange, environment, market type, symbol
-_memory: dict[PriceKey, tuple[float, Decimal | None]] = {}
 
 
-def last_price(account: Account, market_type: str, symbol: str) -> Decimal | None:
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    at: float
+    price: Decimal | None
+    asked: bool  # the exchange too, not the table alone
+
+
+_memory: dict[PriceKey, _Remembered] = {}
+
+
+def last_price(account: Account, market_type: str, symbol: str, *, may_ask: bool = True) -> Decimal | None:
     """Return the last traded price in quote asset, or None when nobody knows it.
 
     Not for use inside a transaction: it may ask the exchange.
     """
     key = account.exchange, account.environment, market_type, symbol
     remembered = _memory.get(key)
-    if remembered is not None and time.monotonic() - remembered[0] < MEMORY_SECONDS:
-        return remembered[1]
+    if remembered is not None and time.monotonic() - remembered.at < MEMORY_SECONDS:
+        if remembered.price is not None or remembered.asked or not may_ask:
+            return remembered.price
     price = _stored(key)
-    if price is None:
+    if price is None and may_ask:
         price = _fetched(account, market_type, symbol)
-    _memory[key] = time.monotonic(), price  # also that there is none: thirty orders ask a dead exchange once
+    # Also that there is none: thirty orders look, or ask a dead exchange, once.
+    _memory[key] = _Remembered(time.monotonic(), price, asked=may_ask)
     return price
 
 

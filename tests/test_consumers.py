@@ -36,6 +36,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 Frame = dict[str, Any]
 in_database = sync_to_async
 ORIGIN = b"http://localhost"
+PATIENCE = 20  # seconds, for a machine that has other things to do
 
 
 @pytest.fixture(autouse=True)
@@ -63,21 +64,23 @@ class Page:
         self.socket = socket
 
     async def frame(self, *, answer: bool = True) -> Frame:
-        frame: Frame = await self.socket.receive_json_from(timeout=5)
+        frame: Frame = await self.socket.receive_json_from(timeout=PATIENCE)
         if answer:
             await self.socket.send_json_to({"ack": frame["frame"]})
         return frame
 
     async def until(self, condition: Callable[[Frame], bool]) -> Frame:
         """Take frames until one fulfils the condition; the last one taken is returned."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not condition(frame := await self.frame()):
                 pass
         return frame
 
     async def closed_with(self) -> int:
-        async with asyncio.timeout(5):
-            while (message := await self.socket.receive_output(timeout=5))["type"] != "websocket.close":
+        async with asyncio.timeout(PATIENCE):
+            while (message := await self.socket.receive_output(timeout=PATIENCE))[
+                "type"
+            ] != "websocket.close":
                 pass
         return int(message["code"])
 
@@ -92,12 +95,12 @@ def socket_for(session: str | None, query: str = "", origin: bytes = ORIGIN) -> 
 @asynccontextmanager
 async def page_of(user: User, query: str = "") -> AsyncIterator[Page]:
     socket = socket_for(await in_database(_session_of)(user), query)
-    connected, _ = await socket.connect(timeout=5)
+    connected, _ = await socket.connect(timeout=PATIENCE)
     assert connected
     try:
         yield Page(socket)
     finally:
-        await socket.disconnect(timeout=5)
+        await socket.disconnect(timeout=PATIENCE)
 
 
 def event_ids(frame: Frame) -> list[int]:
@@ -127,7 +130,7 @@ class TestConnecting:
         assert html_at(frame, "orders-count") == "1"
 
     async def test_refuses_a_stranger(self, owner: StrategyAccount) -> None:
-        connected, _ = await socket_for(None).connect(timeout=5)
+        connected, _ = await socket_for(None).connect(timeout=PATIENCE)
 
         assert connected is False
 
@@ -135,7 +138,7 @@ class TestConnecting:
     async def test_refuses_another_sites_page(self, owner: StrategyAccount, origin: bytes) -> None:
         session = await in_database(_session_of)(owner.strategy.user)
 
-        connected, _ = await socket_for(session, origin=origin).connect(timeout=5)
+        connected, _ = await socket_for(session, origin=origin).connect(timeout=PATIENCE)
 
         assert connected is False
 

@@ -28,6 +28,6 @@ def database_settings(
         config["OPTIONS"] = dict(SQLITE_OPTIONS)
     elif pooled:
         config["OPTIONS"] = config.get("OPTIONS", {}) | {
-            "pool": {"min_size": pool_min, "max_size": pool_max, "timeout": 10}
+            "pool": {"min_size": pool_min, "max_size": pool_max, "timeout": 3}
         }
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from operator import or_
@@ -35,15 +35,20 @@ from orders.models import (
 )
 from orders.services import failures, submission
 from orders.services.cancellation import cancels_mark
+from orders.services.ledger import base_fees
 from orders.sizing import SizingError, closing_quantity
-from orders.webhook.planning import CancelPair, Pair, Plan, fit_pair
+from orders.webhook.planning import CancelPair, ConfigChanged, Pair, Plan, fit_pair
 
 BookKey = tuple[int, str, str]  # account id, market type, symbol
 _book_ids: dict[BookKey, int] = {}  # books are never deleted
 
 
-class ConfigChanged(Exception):
-    """A switch, an account or an instrument changed between planning and the lock: plan again."""
+class AlreadyDelivered(Exception):
+    """The same payload came within the strategy's dedupe window, a moment ago."""
+
+    def __init__(self, delivery_id: int) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
 
 
 @dataclass(slots=True)
@@ -72,7 +77,8 @@ def accept(
 ) -> Accepted:
     """Commit a delivery with its intents, placements and open orders. Nothing is sent here.
 
-    Raises: ConfigChanged when the configuration is no longer the one that was planned with;
+    Raises: AlreadyDelivered when the strategy's dedupe window says so;
+            ConfigChanged when the configuration is no longer the one that was planned with;
             django.db.IntegrityError when the webhook id is taken. Nothing is written then.
     """
     book_ids = _book_ids_for(plan.pairs)
@@ -82,6 +88,8 @@ def accept(
         }
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
+        if strategy.dedupe_window_seconds:
+            _look_for_twin(delivery, strategy.id, timedelta(seconds=strategy.dedupe_window_seconds))
         cancels = _mark_canceled(plan, books, now)
         delivery.plan = {
             "strategy": strategy.group_name,
@@ -98,6 +106,17 @@ def accept(
         _write(accepted, strategy, plan.pairs, book_ids, now=now)
     _note_leverage(accepted, plan.pairs, books, book_ids)
     return accepted
+
+
+def _look_for_twin(delivery: WebhookDelivery, strategy_id: int, window: timedelta) -> None:
+    """Look once more, under the books' locks: two of a kind may have come at the same instant."""
+    twins = WebhookDelivery.objects.filter(
+        strategy_id=strategy_id,
+        payload_hash=delivery.payload_hash,
+        received_at__gt=delivery.received_at - window,
+    )
+    if (twin := twins.order_by("-received_at").values_list("pk", flat=True).first()) is not None:
+        raise AlreadyDelivered(twin)
 
 
 def _insert(delivery: WebhookDelivery, version: int) -> None:
@@ -121,7 +140,7 @@ def _book_key(pair: Pair) -> BookKey:
 def _book_ids_for(pairs: Iterable[Pair]) -> dict[BookKey, int]:
     """Return the books' ids, made with insert-or-ignore where they do not exist yet."""
     wanted = {_book_key(pair) for pair in pairs}
-    missing = [key for key in wanted if key not in _book_ids]
+    missing = sorted(key for key in wanted if key not in _book_ids)  # one order in every process
     if missing:
         Book.objects.bulk_create(
             [
@@ -154,8 +173,10 @@ def _cancel_filter(cancel: CancelPair) -> Q:
     )
     spec = cancel.spec
     if spec.action == "CANCEL":
-        named = Q(placements__client_order_id=spec.order_id) | Q(placements__exchange_order_id=spec.order_id)
-        return condition & (named | Q(uid=spec.order_id))
+        # Exchanges number orders per market, some per symbol: their number alone may name several.
+        theirs = Q(placements__exchange_order_id=spec.order_id, market_type=spec.market_type.value)
+        condition &= Q(placements__client_order_id=spec.order_id) | theirs | Q(uid=spec.order_id)
+        return condition if cancel.symbol is None else condition & Q(symbol=cancel.symbol)
     if cancel.symbol is not None:
         condition &= Q(symbol=cancel.symbol, market_type=spec.market_type.value)
     if spec.side is not None:
@@ -204,8 +225,9 @@ def _means(cancel: CancelPair, intent: OrderIntent, placements: Iterable[Placeme
     if intent.strategy_account_id != cancel.follower.strategy_account_id:
         return False
     if spec.action == "CANCEL":
-        names = {name for one in placements for name in (one.client_order_id, one.exchange_order_id)}
-        return spec.order_id in names | {intent.uid}
+        ours = {intent.uid, *(one.client_order_id for one in placements)}
+        theirs = {one.exchange_order_id for one in placements if intent.market_type == spec.market_type}
+        return spec.order_id in ours | theirs and cancel.symbol in (None, intent.symbol)
     if cancel.symbol is not None and (intent.symbol, intent.market_type) != (cancel.symbol, spec.market_type):
         return False
     return spec.side is None or intent.side == spec.side
@@ -250,6 +272,8 @@ def _size_close(
     if position:
         pair.side = Side.SELL if position > 0 else Side.BUY
     pair.side = pair.side or Side.SELL  # of what there is not
+    if market is MarketType.SPOT and own is not None and position > 0 and pair.instrument is not None:
+        position -= base_fees(own, pair.instrument.base_asset)
     try:
         quantity = closing_quantity(
             position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
@@ -75,6 +75,8 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
         groups[order.account_id, order.intent.market_type].append(order)
     started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
     applied = Applied()
+    if started and not connection.in_atomic_block:
+        connection.close()  # others need it while the exchange answers
     for group, future in started:
         try:
             results: Results = future.result()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
 import threading
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, transaction
+from django.db import close_old_connections, transaction
+from django.db.models import Exists
 
+from exchanges.adapters.types import OrderType
+from exchanges.models import ConfigVersion
 from orders import locks
 from orders.bulk import bulk_save
 from orders.clock import DatabaseClock, database_now, sql_now
@@ -36,6 +41,9 @@ from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
 
 logger = logging.getLogger(__name__)
 
+MARKET_WAITS_SECONDS = 60.0
+TOO_OLD = "the signal was too old when it could be sent"
+
 _owner: tuple[int, str] = (0, "")
 
 
@@ -58,7 +66,7 @@ class LeaseKeeper:
     """
 
     def __init__(self) -> None:
-        self._held: set[int] = set()
+        self._held: Counter[int] = Counter()  # a delivery may be held by two threads of this process
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -66,15 +74,17 @@ class LeaseKeeper:
 
     def hold(self, delivery_id: int) -> None:
         with self._lock:
-            self._held.add(delivery_id)
-            if self._thread is None or self._pid != os.getpid():
+            self._held[delivery_id] += 1
+            if self._thread is None or not self._thread.is_alive() or self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._thread = threading.Thread(target=self._renew_for_ever, name="lease-keeper", daemon=True)
                 self._thread.start()
 
     def release(self, delivery_id: int) -> None:
         with self._lock:
-            self._held.discard(delivery_id)
+            self._held[delivery_id] -= 1
+            if self._held[delivery_id] <= 0:
+                del self._held[delivery_id]
 
     def _renew_for_ever(self) -> None:
         while True:
@@ -85,8 +95,8 @@ class LeaseKeeper:
                 continue
             try:
                 self._renew(held)
-            except DatabaseError:
-                logger.warning("Leases of %s deliveries could not be renewed", len(held), exc_info=True)
+            except Exception:  # whatever it was: the next round tries again, the thread must not end
+                logger.exception("Leases of %s deliveries could not be renewed", len(held))
             finally:
                 close_old_connections()
 
@@ -102,16 +112,20 @@ class LeaseKeeper:
 keeper = LeaseKeeper()
 
 
-def delivery_start(delivery_id: int) -> bool:
+def delivery_start(delivery_id: int, *, version: int | None = None) -> bool:
     """Mark that bytes may leave from now on. False: the lease is lost, nothing may be sent.
 
     The mark is what tells a later owner whether the orders may exist: without it, surely not.
+    With `version`, False also when the configuration is another one by now: a switch may have been
+    flipped since the orders were planned, look at the switches and ask again without it.
     """
     now = sql_now()
-    started = WebhookDelivery.objects.filter(
+    mine = WebhookDelivery.objects.filter(
         pk=delivery_id, lease_owner=owner(), lease_expires_at__gt=now, started_at__isnull=True
-    ).update(started_at=now)
-    return started == 1
+    )
+    if version is not None:
+        mine = mine.filter(Exists(ConfigVersion.objects.filter(pk=1, version=version)))
+    return mine.update(started_at=now) == 1
 
 
 def delivery_answer(
@@ -160,6 +174,8 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
         delivery.save(update_fields=["lease_owner", "lease_expires_at"])
         placements = _unstarted(delivery, now=now) if delivery.started_at is None else []
         stops = stop_reasons({placement.intent.strategy_account_id for placement in placements})
+        age = (now - delivery.received_at).total_seconds()
+        limit = delivery.strategy.max_signal_age_seconds if delivery.strategy else None
     logger.warning(
         "Delivery %s taken over; started: %s", delivery.webhook_id, delivery.started_at is not None
     )
@@ -167,7 +183,11 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
     try:
         if delivery.started_at is None:
             if delivery_start(delivery.pk):
-                _carry_out(delivery, placements, stops, clock)
+                too_old = {p.pk: TOO_OLD for p in placements if age > _longest_wait(p, limit)}
+                stopped = {
+                    p.pk: stops[sa] for p in placements if (sa := p.intent.strategy_account_id) in stops
+                }
+                _carry_out(delivery, placements, too_old | stopped, clock)
         else:
             _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
             anew = _never_placed_intents(delivery)
@@ -202,15 +222,22 @@ def _carry_out(
     now = clock.now()
     _send_cancels(delivery, now=now)
     # What a later cancel or a switch caught while it waited is never sent.
-    held = [p for p in placements if p.intent.cancel_requested or p.intent.strategy_account_id in stops]
-    reasons = [stops.get(p.intent.strategy_account_id, "canceled before it was sent") for p in held]
-    withdrawn = [Outcome(p.pk, Stopped(reason)) for p, reason in zip(held, reasons, strict=True)]
+    held = [p for p in placements if p.intent.cancel_requested or p.pk in stops]
+    withdrawn = [Outcome(p.pk, Stopped(stops.get(p.pk, "canceled before it was sent"))) for p in held]
     outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now)
     going = [placement for placement in placements if placement not in held]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
-        work = submission.Dispatch(going, accounts, clock.at + settings.SUBMIT_WITHIN_SECONDS, clock)
+        leverage = submission.leverage_needed(going)
+        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
+        work = submission.Dispatch(going, accounts, send_by, clock, leverage)
         after_dispatch(submission.dispatch(work))
+
+
+def _longest_wait(placement: Placement, limit: int | None) -> float:
+    """How old a signal may be that was never sent. A MARKET order's moment passes soon."""
+    most = float(limit) if limit else math.inf
+    return min(most, MARKET_WAITS_SECONDS) if placement.intent.order_type == OrderType.MARKET else most
 
 
 def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:

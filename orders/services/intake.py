@@ -13,20 +13,21 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, close_old_connections
+from django.db import DatabaseError, IntegrityError, close_old_connections, connection
 from ulid import ULID
 
 from orders.clock import DatabaseClock, database_now
 from orders.config import StrategyConfig, strategy_config
 from orders.models import DeliveryState, EventSource, WebhookDelivery
 from orders.services import deliveries, submission
-from orders.services.acceptance import Accepted, ConfigChanged, accept
+from orders.services.acceptance import Accepted, AlreadyDelivered, accept
 from orders.services.cancellation import cancels_send
-from orders.services.settlement import Applied
+from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.switches import stop_reasons
 from orders.webhook import authentication
 from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal, time_out
 from orders.webhook.authentication import Caller
-from orders.webhook.planning import AccountsOff, make_plan
+from orders.webhook.planning import AccountsOff, ConfigChanged, Plan, make_plan
 from orders.webhook.redaction import redact
 from orders.webhook.serializers import (
     Fault,
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 REPLANS = 3
 MAX_WEBHOOK_ID = 128
+STRANGERS_KEPT = 1024  # characters of a payload that nobody could be named for
+WEBHOOK_ID_KEPT = timedelta(hours=24)
+NOTHING_DONE = refusal(503, "unavailable", "The order could not be planned; nothing was done. Send it again.")
 
 
 @dataclass(slots=True)
@@ -56,7 +60,22 @@ class Incoming:
     # Shared with whoever waits for the answer: what it may say if it stops waiting, and that it did.
     webhook_id: str = ""
     timed_out: threading.Event = field(default_factory=threading.Event)
+    _fate: threading.Lock = field(default_factory=threading.Lock)
+    _decided: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+
+    def begin_commit(self) -> bool:
+        """Tell whether the work may be written down; from then on it goes on whoever waits."""
+        return self._decide("committed") == "committed"
+
+    def abandon(self) -> bool:
+        """Give it up, if nothing was written yet. True: nothing was, and nothing will be."""
+        return self._decide("abandoned") == "abandoned"
+
+    def _decide(self, word: str) -> str:
+        with self._fate:
+            self._decided = self._decided or word
+            return self._decided
 
     def note(self, name: str, at: float | None = None) -> None:
         self.timings[name] = round(((at or time.monotonic()) - self.arrived) * 1000, 2)
@@ -97,6 +116,7 @@ class _Intake:
         self.incoming = incoming
         self.payload: dict[str, Any] = {}
         self.payload_hash = hashlib.sha256(incoming.body).hexdigest()
+        self.version = 0  # of the configuration that was planned with
         self.committing = False
         self.pause = threading.Event()  # never set: something to wait on
 
@@ -129,10 +149,8 @@ class _Intake:
         A commit whose confirmation was lost may stand all the same; then the delivery is there, and
         it is carried out from its rows.
         """
-        sentence = "The order could not be planned; nothing was done. Send it again."
-        nothing_done = refusal(503, "unavailable", sentence, webhook_id=self.incoming.webhook_id)
         if not self.committing:
-            return nothing_done
+            return NOTHING_DONE
         for pause in (0.0, 0.3, 1.0):
             self.pause.wait(pause)
             try:
@@ -144,7 +162,7 @@ class _Intake:
                     state=DeliveryState.WORKING,
                 )
                 if not mine.update(lease_expires_at=database_now()):
-                    return nothing_done
+                    return NOTHING_DONE
                 return deliveries.take_over(mine.values_list("pk", flat=True)[0]) or time_out(
                     self.incoming.webhook_id
                 )
@@ -164,8 +182,7 @@ class _Intake:
         if caller is not None:
             self.clock = DatabaseClock(caller.now)
             return caller
-        failures = authentication.failure_count(self.incoming.address, group_name)
-        if failures > authentication.FAILURES_ALLOWED:
+        if authentication.too_many_failures(self.incoming.address, group_name):
             wait = str(authentication.FAILURE_WINDOW_SECONDS)
             sentence = "Too many failed attempts from this address; wait a minute."
             raise _Answered(refusal(429, "too_many_failures", sentence, headers={"Retry-After": wait}))
@@ -196,8 +213,8 @@ class _Intake:
 
     def _specs(self, strategy: StrategyConfig, now: datetime) -> list[OrderSpec]:
         try:
-            sent_at = signal_time(self.payload)
             limit = strategy.max_signal_age_seconds
+            sent_at = signal_time(self.payload) if limit else None  # else nobody asks how old it is
             if limit and sent_at is not None and now - sent_at > timedelta(seconds=limit):
                 age = int((now - sent_at).total_seconds())
                 fault = Fault(
@@ -217,12 +234,15 @@ class _Intake:
     def _delivery(self, strategy_id: int | None, now: datetime) -> WebhookDelivery:
         incoming = self.incoming
         text = incoming.body.decode("utf-8", "replace").replace("\0", "")
+        stored = redact(text, self.payload, known=[incoming.token or ""]) if self.payload else ""
+        if strategy_id is None:
+            stored = stored[:STRANGERS_KEPT]  # nobody may fill our tables without a token
         return WebhookDelivery(
             strategy_id=strategy_id,
             webhook_id=incoming.webhook_id or str(ULID()),
             received_at=now - timedelta(seconds=time.monotonic() - incoming.arrived),
             source_address=incoming.address,
-            payload=redact(text, self.payload, known=[incoming.token or ""]) if self.payload else "",
+            payload=stored,
             payload_hash=self.payload_hash if strategy_id else "",
             lease_owner=deliveries.owner(),
             lease_expires_at=deliveries.lease_until(now),
@@ -264,52 +284,78 @@ class _Intake:
     # --- plan, commit, send -----------------------------------------------------------------------
 
     def _plan_and_commit(self, caller: Caller, strategy: StrategyConfig, specs: list[OrderSpec]) -> Accepted:
-        version = caller.version
+        self.version = caller.version
         for _ in range(REPLANS):
             try:
-                plan, planned_with = make_plan(strategy, specs, version=version)
+                plan = make_plan(strategy, specs, version=self.version)
+                return self._commit(strategy, plan)
             except PayloadFault as fault:
                 raise _Answered(self._refuse(strategy, fault)) from fault
             except AccountsOff as exc:
                 sentence = "Every account of this strategy is switched off."
                 raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
-            now = self.clock.now()
-            delivery = self._delivery(strategy.id, now)
-            self.committing = True
-            try:
-                if planned_with != version:  # it took a look at the exchange's list: seconds went by
-                    raise ConfigChanged
-                return accept(
-                    delivery=delivery,
-                    strategy=strategy,
-                    plan=plan,
-                    is_batch="orders" in self.payload,
-                    version=version,
-                    now=now,
-                )
+            except AlreadyDelivered as exc:
+                raise _Answered(self._known(WebhookDelivery.objects.get(pk=exc.delivery_id))) from exc
+            except IntegrityError:
+                if not self._free_old_id(strategy.id):
+                    raise _Answered(self._first_answer(strategy.id)) from None
             except ConfigChanged:
-                self.committing = False
                 # A switch may have been flipped: begin again with what stands now.
                 again = self._authenticate()
                 if again.refusal is not None:
                     code, sentence = again.refusal
                     raise _Answered(self._record(strategy.id, refusal(403, code, sentence))) from None
-                version = again.version
-                strategy = strategy_config(again.strategy_id, version=version)
-            except IntegrityError:
-                raise _Answered(self._first_answer(strategy.id)) from None
+                self.version = again.version
+                strategy = strategy_config(again.strategy_id, version=self.version)
+            self.committing = False
         raise DatabaseError("the configuration kept changing while the webhook was planned")
+
+    def _commit(self, strategy: StrategyConfig, plan: Plan) -> Accepted:
+        now = self.clock.now()
+        delivery = self._delivery(strategy.id, now)
+        if not self.incoming.begin_commit():
+            raise _Answered(
+                NOTHING_DONE
+            )  # nobody waits for it any more: they were told that nothing was done
+        self.committing = True
+        return accept(
+            delivery=delivery,
+            strategy=strategy,
+            plan=plan,
+            is_batch="orders" in self.payload,
+            version=self.version,
+            now=now,
+        )
+
+    def _free_old_id(self, strategy_id: int) -> bool:
+        """A webhook id is kept for a day. Let go of an older one; tell whether it was."""
+        old = WebhookDelivery.objects.filter(
+            strategy_id=strategy_id,
+            webhook_id=self.incoming.webhook_id,
+            state=DeliveryState.ANSWERED,
+            received_at__lt=self.clock.now() - WEBHOOK_ID_KEPT,
+        )
+        shortened = self.incoming.webhook_id[: MAX_WEBHOOK_ID - 24]
+        return any(
+            [
+                old.filter(pk=pk).update(webhook_id=f"{shortened}#{pk}")
+                for pk in old.values_list("pk", flat=True)
+            ]
+        )
 
     def carry_out(self, accepted: Accepted) -> WebhookAnswer:
         delivery, incoming = accepted.delivery, self.incoming
         deliveries.keeper.hold(delivery.pk)
         try:
-            sends = bool(accepted.placements or accepted.cancel_intents)
-            if sends and not deliveries.delivery_start(delivery.pk):
-                # We slept past our lease: whoever took the delivery over sends it, we send nothing.
-                delivery.refresh_from_db()
-                return self._known(delivery)
-            applied = self._send(accepted) if sends else Applied()
+            applied = Applied()
+            if accepted.placements or accepted.cancel_intents:
+                if not deliveries.delivery_start(delivery.pk, version=self.version):
+                    applied = self._withdraw_stopped(accepted)
+                    if not deliveries.delivery_start(delivery.pk):
+                        # We slept past our lease: whoever took the delivery over sends it, we send nothing.
+                        delivery.refresh_from_db()
+                        return self._known(delivery)
+                applied.merge(self._send(accepted))
             incoming.note("total_ms")
             answer = self._compose(accepted, applied)
             timed_out = incoming.timed_out.is_set()
@@ -317,6 +363,14 @@ class _Intake:
             return answer
         finally:
             deliveries.keeper.release(delivery.pk)
+
+    def _withdraw_stopped(self, accepted: Accepted) -> Applied:
+        """Something changed since the plan was made: hold back what a switch forbids by now."""
+        stops = stop_reasons({intent.strategy_account_id for intent in accepted.intents})
+        held = [p for p in accepted.placements if p.intent.strategy_account_id in stops]
+        accepted.placements = [p for p in accepted.placements if p.intent.strategy_account_id not in stops]
+        outcomes = [Outcome(p.pk, Stopped(stops[p.intent.strategy_account_id])) for p in held]
+        return outcomes_apply(outcomes, source=EventSource.WEBHOOK, now=self.clock.now())
 
     def _send(self, accepted: Accepted) -> Applied:
         """Cancels go before the orders of their account; accounts side by side."""
@@ -380,13 +434,15 @@ def _bound(function: Callable[[int], T], argument: int) -> Callable[[], T]:
     return lambda: function(argument)
 
 
-_accounts_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="account")
+_accounts_pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="account")
 
 
 def _side_by_side(calls: list[Callable[[], T]]) -> list[T]:
     """Run calls in threads of their own where there are several, each with its own connection."""
     if len(calls) == 1:
         return [calls[0]()]
+    if not connection.in_atomic_block:
+        connection.close()  # the threads need connections of their own: do not sit on one meanwhile
 
     def clean(call: Callable[[], T]) -> T:
         try:

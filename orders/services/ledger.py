@@ -108,6 +108,25 @@ def _execution(new: NewFill, now: datetime) -> TradeExecution:
     )
 
 
+def base_fees(position: StrategyPosition, base_asset: str) -> Decimal:
+    """Return what the exchange kept of a long spot position in its own asset, since it was last flat.
+
+    A position of 0.01 BTC whose fees were taken in BTC holds a little less than that to sell.
+    """
+    rows = TradeExecution.objects.filter(
+        strategy_account_id=position.strategy_account_id,
+        market_type=position.market_type,
+        symbol=position.symbol,
+    ).order_by("-executed_at", "-pk")
+    fees = Decimal(0)
+    for held, fee, asset in rows.values_list("position_quantity", "fee", "fee_asset").iterator():
+        if held <= 0:
+            break
+        if asset == base_asset:
+            fees += fee
+    return fees
+
+
 def _positions_for_update(
     wanted: dict[PositionKey, list[TradeExecution]],
 ) -> dict[PositionKey, StrategyPosition]:
@@ -121,7 +140,7 @@ def _positions_for_update(
         return {key: row for key, row in found.items() if key in wanted}
 
     found = read()
-    missing = [executions[0] for key, executions in wanted.items() if key not in found]
+    missing = [wanted[key][0] for key in sorted(wanted) if key not in found]  # one order in every process
     if missing:
         StrategyPosition.objects.bulk_create(
             [

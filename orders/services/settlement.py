@@ -250,6 +250,8 @@ class _Work:
         if placement is None:
             return
         self.applied.placements[placement.pk] = placement
+        if (failure := self.failed.get(placement.intent_id)) is not None:
+            self.applied.failed[placement.intent_id] = failure  # recorded by somebody faster
         result = outcome.result
         if isinstance(result, OrderReport):
             self._apply_report(placement, result)
@@ -434,7 +436,7 @@ class _Work:
             return  # an old message, overtaken by the end
         if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:
             self._adopt_order(placement, report)
-        elif self.source not in FRESHLY_FETCHED:
+        else:  # among them: alive although its successor was placed, which must never be quiet
             self._impossible(placement, report, before_said or placement.outcome)
 
     def _adopt_order(self, placement: Placement, report: OrderReport) -> None:

@@ -19,8 +19,8 @@ from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
-from exchanges.adapters.types import OrderReport, OrderRequest, OrderType
+from exchanges.adapters.exceptions import ErrorType, ExchangeError, NotSent, OutcomeUnknown
+from exchanges.adapters.types import MarketType, OrderReport, OrderRequest, OrderType
 from exchanges.models import Account
 from orders import locks
 from orders.bulk import bulk_insert
@@ -35,6 +35,7 @@ from orders.models import (
     OrderIntent,
     Placement,
     PlacementOutcome,
+    StrategyAccount,
 )
 from orders.models.intent import client_order_id
 from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
@@ -173,6 +174,11 @@ class _Lane:
             self._exchange = access.exchange_for(work.accounts[first.account_id], first.intent.market_type)
         except ExchangeError as exc:
             self._failure = exc
+        except Exception as exc:  # one account's trouble must not stop the others; nothing was sent
+            logger.exception("No adapter for account %s", first.account_id)
+            self._failure = NotSent(
+                f"the account cannot be used: {type(exc).__name__}", error_type=ErrorType.UNKNOWN
+            )
         self._send_by = work.send_by_monotonic
         market = [p for p in placements if p.intent.order_type == OrderType.MARKET]
         rest = [p for p in placements if p.intent.order_type != OrderType.MARKET]
@@ -215,6 +221,20 @@ class _Lane:
             logger.exception("Placing %s orders broke", len(self._current))
             answers = [OutcomeUnknown("internal fault while sending") for _ in self._current]
         return [Outcome(p.pk, answer) for p, answer in zip(self._current, answers, strict=True)]
+
+
+def leverage_needed(placements: Iterable[Placement]) -> dict[int, int]:
+    """Return what the exchange has still to be told, by book: for placements read from the database."""
+    intents = [p.intent for p in placements if p.intent.market_type == MarketType.FUTURES]
+    told = dict(Book.objects.filter(pk__in={i.book_id for i in intents}).values_list("pk", "leverage"))
+    wanted = StrategyAccount.objects.filter(pk__in={i.strategy_account_id for i in intents})
+    leverage = dict(wanted.values_list("pk", "leverage"))
+    needed: dict[int, int] = {}
+    for intent in intents:
+        most = max(leverage[intent.strategy_account_id], needed.get(intent.book_id, 0))
+        if most > (told[intent.book_id] or 0):
+            needed[intent.book_id] = most
+    return needed
 
 
 def _remember_leverage(lanes: Iterable[_Lane]) -> None:

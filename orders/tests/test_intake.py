@@ -369,7 +369,6 @@ class TestBadPayload:
             ({"orders": [LIMIT] * 31}, "orders"),
             ({"order_type": "ICEBERG"}, "order_type"),
             ({"market_type": "moon"}, "market_type"),
-            ({"timestamp": "soon"}, "timestamp"),
             ({"webhook_id": ["a"]}, "webhook_id"),
             ({"webhook_id": "x" * 129}, "webhook_id"),
             ({"webhook_id": "a\0b"}, "webhook_id"),
@@ -430,6 +429,17 @@ class TestBadPayload:
             post(LIMIT | {"timestamp": int((now - timedelta(seconds=20)).timestamp() * 1000)}).status == 200
         )
         assert post(LIMIT).status == 200
+
+    def test_of_a_time_nobody_can_read_is_400_only_where_its_age_matters(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        assert post(LIMIT | {"timestamp": "soon"}).status == 200
+
+        Strategy.objects.update(max_signal_age_seconds=60)
+
+        answer = post(LIMIT | {"timestamp": "soon"})
+        assert refused(answer) == (400, "invalid_payload")
+        assert [error["field"] for error in answer.body["errors"]] == ["timestamp"]
 
 
 class TestAccounts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,8 +12,11 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from orders.models.strategy import token_hashes
+
+logger = logging.getLogger(__name__)
 
 TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
 RESEND_SECONDS = 30
@@ -20,6 +24,7 @@ RESEND_SECONDS = 30
 # while the first copy is still without an answer after that time, is that resend and not a new signal.
 GIVEN_UP_SECONDS = 3
 FAILURES_ALLOWED = 10
+FAILURES_ALLOWED_FOR_ALL = 60  # TradingView's few addresses are shared by all its users
 FAILURE_WINDOW_SECONDS = 60
 
 # One round trip: the configuration's version, the strategy of this token, every switch above it, the
@@ -127,9 +132,23 @@ def _is_trusted(address: str) -> bool:
     return any(sender in ipaddress.ip_network(proxy, strict=False) for proxy in settings.TRUSTED_PROXIES)
 
 
-def failure_count(address: str | None, group_name: str | None) -> int:
-    """Count one more failed authentication of this address for this name; return how many lately."""
-    key = f"webhook-failures:{address}:{(group_name or '')[:64].encode().hex()}"
+def too_many_failures(address: str | None, group_name: str | None) -> bool:
+    """Count one more failed authentication; tell whether this address has had too many lately.
+
+    Counted for the name it tried, and for all names together: who changes the name each time is
+    stopped as well. Where the counters cannot be reached nobody is throttled.
+    """
+    name = (group_name or "")[:64].encode().hex()
+    try:
+        for_name = _count(f"webhook-failures:{address}:{name}")
+        for_all = _count(f"webhook-failures:{address}")
+    except (ConnectionError, OSError, RedisError):
+        logger.warning("Failed authentications cannot be counted", exc_info=True)
+        return False
+    return for_name > FAILURES_ALLOWED or for_all > FAILURES_ALLOWED_FOR_ALL
+
+
+def _count(key: str) -> int:
     cache.add(key, 0, FAILURE_WINDOW_SECONDS)
     try:
         return cache.incr(key)

@@ -29,6 +29,10 @@ REFRESH_SECONDS = 60.0  # an unknown symbol makes us look at the exchange's list
 _refreshed: dict[config.InstrumentKey, float] = {}
 
 
+class ConfigChanged(Exception):
+    """A switch, an account or an instrument changed since the first query: look again, plan again."""
+
+
 class AccountsOff(Exception):
     """Every account that could serve this payload is switched off."""
 
@@ -74,14 +78,15 @@ class Plan:
     total_orders: int
 
 
-def make_plan(strategy: StrategyConfig, specs: Sequence[OrderSpec], *, version: int) -> tuple[Plan, int]:
-    """Return the plan, and the configuration version that it was made with.
+def make_plan(strategy: StrategyConfig, specs: Sequence[OrderSpec], *, version: int) -> Plan:
+    """Return what each account is to do.
 
     Raises: PayloadFault with every fault (unknown symbols, no account of the right kind);
+            ConfigChanged when the instruments had to be looked up anew;
             AccountsOff when all accounts that could serve it are switched off.
     """
     _check_accounts(strategy, specs)
-    version = _know_symbols(strategy, specs, version)
+    _know_symbols(strategy, specs, version)
     symbols = _resolve_symbols(strategy, specs, version)
     plan = Plan([], [], {}, len(specs))
     for spec in sorted(specs, key=lambda one: (one.action not in FIRST, one.index)):
@@ -95,7 +100,7 @@ def make_plan(strategy: StrategyConfig, specs: Sequence[OrderSpec], *, version: 
             else:
                 assert symbol is not None
                 plan.pairs.append(_pair(spec, follower, symbol, version))
-    return plan, version
+    return plan
 
 
 def _check_accounts(strategy: StrategyConfig, specs: Iterable[OrderSpec]) -> None:
@@ -138,8 +143,11 @@ def _matches(tables: Iterable[config.InstrumentTable], symbol: str) -> set[str]:
     return set()
 
 
-def _know_symbols(strategy: StrategyConfig, specs: Sequence[OrderSpec], version: int) -> int:
-    """Look at the exchange's own list again where a symbol is unknown; return the version after that."""
+def _know_symbols(strategy: StrategyConfig, specs: Sequence[OrderSpec], version: int) -> None:
+    """Look at the exchange's own list again where a symbol is unknown.
+
+    Raises ConfigChanged when something changed while we looked: instruments, or a switch.
+    """
     looked = False
     for market_type in {spec.market_type for spec in specs}:
         tables = _tables(strategy, market_type, version)
@@ -148,7 +156,8 @@ def _know_symbols(strategy: StrategyConfig, specs: Sequence[OrderSpec], version:
             continue
         for follower in strategy.followers_for(market_type):
             looked = _refresh(follower, market_type) or looked
-    return ConfigVersion.current() if looked else version
+    if looked and ConfigVersion.current() != version:
+        raise ConfigChanged
 
 
 def _refresh(follower: Follower, market_type: MarketType) -> bool:
@@ -199,7 +208,9 @@ def _pair(spec: OrderSpec, follower: Follower, symbol: str, version: int) -> Pai
         return pair
     pair.reference_price = spec.price or spec.stop_price
     if pair.reference_price is None:
-        pair.reference_price = last_price(follower.account, spec.market_type, symbol)
+        # Only an order that is sized by the price waits for it; the others' value is judged if it is at hand.
+        sized_by_it = spec.qty_per is not None and not spec.is_close
+        pair.reference_price = last_price(follower.account, spec.market_type, symbol, may_ask=sized_by_it)
     if spec.order_type is OrderType.MARKET:
         pair.price = None  # for MARKET the payload's price is a sizing hint only
     if not spec.is_close:

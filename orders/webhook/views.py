@@ -11,14 +11,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import close_old_connections
 
-from orders.services.intake import Incoming, webhook_receive
+from orders.services.intake import NOTHING_DONE, Incoming, webhook_receive
 from orders.webhook.answers import WebhookAnswer, refusal, time_out
 from orders.webhook.authentication import client_address
 
@@ -63,13 +63,18 @@ async def webhook(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _answer(incoming: Incoming) -> WebhookAnswer:
-    work = asyncio.get_running_loop().run_in_executor(threads(), _work, incoming)
+    work = threads().submit(_work, incoming)
+    work.add_done_callback(_log_fault)
     try:
         # Shielded: the sender's patience ends, the work does not.
-        return await asyncio.wait_for(asyncio.shield(work), settings.WEBHOOK_TIMEOUT_SECONDS)
+        waiting = asyncio.shield(asyncio.wrap_future(work))
+        return await asyncio.wait_for(waiting, settings.WEBHOOK_TIMEOUT_SECONDS)
     except TimeoutError:
+        if incoming.abandon():
+            # Nothing is written down yet, and now nothing will be: the sender may send it again.
+            work.cancel()
+            return NOTHING_DONE
         incoming.timed_out.set()
-        work.add_done_callback(_log_fault)
         return time_out(incoming.webhook_id)
 
 
@@ -80,9 +85,9 @@ def _work(incoming: Incoming) -> WebhookAnswer:
         close_old_connections()
 
 
-def _log_fault(work: asyncio.Future[WebhookAnswer]) -> None:
+def _log_fault(work: Future[WebhookAnswer]) -> None:
     if not work.cancelled() and (fault := work.exception()) is not None:
-        logger.error("A webhook broke after its time-out", exc_info=fault)
+        logger.error("A webhook broke", exc_info=fault)
 
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes | None:

@@ -43,7 +43,7 @@ INSTALLATION: dict[str, Any] = {
         }
     ],
 }
-SOON = 5_000  # milliseconds, on a machine that may be busy
+SOON = 10_000  # milliseconds; the promise is one second, on a machine that has nothing else to do
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ class TestJourney:
         site.simulator.fill(answer["results"][0]["result"]["client_order_id"])
         site.start_web(port=running.port)
 
-        expect(page.locator("#connection")).to_have_attribute("data-state", "live", timeout=20_000)
-        expect(page.locator("#orders-rows tr")).to_have_count(0, timeout=15_000)
+        expect(page.locator("#connection")).to_have_attribute("data-state", "live", timeout=30_000)
+        expect(page.locator("#orders-rows tr")).to_have_count(0, timeout=30_000)
         expect(page.locator("#trades-rows tr")).to_have_count(1)
         expect(page.locator("#positions-rows tr")).to_contain_text("0.400")
         wait_until(

@@ -22,7 +22,7 @@ SIDEWAYS = """
         .map((element) => element.className || element.tagName)
 """
 on_sqlite = pytest.mark.parametrize("site", ["sqlite"], indirect=True)  # where the database is no matter
-SOON = 3_000  # milliseconds; a promise of ours is below one second, the machine may be busy
+SOON = 10_000  # milliseconds; the promise is one second, on a machine that has nothing else to do
 
 
 def write(site: Site, *step: str) -> str:
@@ -120,7 +120,7 @@ class TestLivePage:
         number = write(site, "place").strip()
         site.start_web(port=web.port)
 
-        expect(connection(page)).to_have_attribute("data-state", "live", timeout=15_000)
+        expect(connection(page)).to_have_attribute("data-state", "live", timeout=30_000)
         expect(page.locator(f"#order-{number}")).to_be_visible()
         lines = page.locator("#events-rows li")
         expect(lines).to_have_count(64)
@@ -139,7 +139,7 @@ class TestReader:
         web.kill()
         site.start_web(port=web.port)
 
-        expect(page).to_have_url(re.compile("/login/"), timeout=20_000)
+        expect(page).to_have_url(re.compile("/login/"), timeout=30_000)
 
     def test_speaks_korean_after_one_press(self, site: Site, web: Process, context: BrowserContext) -> None:
         page = log_in(context, web)

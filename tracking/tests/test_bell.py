@@ -20,12 +20,16 @@ IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 class Layer:
     """A channel layer that counts; the first `faults` sends fail."""
 
-    def __init__(self, faults: int = 0) -> None:
+    def __init__(self) -> None:
         self.sent: list[float] = []
-        self.faults = faults
+        self.faults = 0
+        self.gate = threading.Event()
+        self.gate.set()
 
     async def group_send(self, group: str, message: dict[str, str]) -> None:
         assert (group, message) == ("positions", {"type": "bell.ring"})
+        while not self.gate.is_set():
+            await asyncio.sleep(0.005)
         if self.faults:
             self.faults -= 1
             raise ConnectionRefusedError("Redis is away")
@@ -40,7 +44,7 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -63,21 +67,21 @@ class TestRing:
         assert min(gaps) >= bell.RING_EVERY_SECONDS * 0.9
 
     def test_does_not_keep_the_one_who_rings(self, layer: Layer) -> None:
+        layer.gate.clear()  # Redis does not answer
         sounding: list[Future[None]] = []
         own = Bell(lambda coroutine: sounding.append(runtime.spawn(coroutine)))
         threads = [threading.Thread(target=own.ring) for _ in range(8)]
 
-        began = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        took = time.monotonic() - began
 
+        assert layer.sent == []  # all of them are back before anything was sent
+        layer.gate.set()
         for future in sounding:
-            future.result(3)
+            future.result(20)
         assert len(layer.sent) == len(sounding) > 0
-        assert took < 1
 
     async def test_goes_on_after_a_fault(self, layer: Layer, caplog: pytest.LogCaptureFixture) -> None:
         layer.faults = 1
@@ -116,13 +120,13 @@ class TestThroughRedis:
         listener.add(wake)
         await until(lambda: listener.hears)
         bell.ring()  # on the I/O loop of another thread
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await wake.wait()
 
         _cut_connections()
         await until(lambda: listener.hears)
         wake.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not wake.is_set():
                 bell.ring()
                 await asyncio.sleep(0.1)
