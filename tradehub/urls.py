@@ -1,6 +1,6 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from tracking.views import PositionsView
@@ -17,5 +17,6 @@ urlpatterns = [
     path("language/", language_choose, name="language"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("api/", include("orders.api.urls")),
     path("admin/", admin.site.urls),
 ]

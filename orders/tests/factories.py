@@ -335,6 +335,18 @@ def let_lease_end(delivery: WebhookDelivery, *, seconds_ago: float = 1) -> None:
     WebhookDelivery.objects.filter(pk=delivery.pk).update(lease_expires_at=ended)
 
 
+async def elsewhere(call: Callable[[], T]) -> T:
+    """Do something in another thread while a coroutine waits: a thread's connection must not outlive it."""
+    return await asyncio.to_thread(_and_disconnect, call)
+
+
+def _and_disconnect(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    finally:
+        connection.close()
+
+
 class SideBySide:
     """Runs calls in threads of their own, each with its own database connection."""
 
@@ -346,13 +358,7 @@ class SideBySide:
         self._pool.shutdown()
 
     def start(self, call: Callable[[], T]) -> Future[T]:
-        def run() -> T:
-            try:
-                return call()
-            finally:
-                connection.close()
-
-        return self._pool.submit(run)
+        return self._pool.submit(_and_disconnect, call)
 
 
 class Gate:

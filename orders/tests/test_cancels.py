@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +24,7 @@ from orders.states import OrderStatus
 from orders.tests.factories import (
     MARKET,
     Exchanges,
+    elsewhere,
     limit,
     make_account,
     make_follower,
@@ -296,7 +296,7 @@ class TestCancelAll:
 
         async def meanwhile(_: Any) -> None:
             fake.before_placing = None
-            answers.append(await asyncio.to_thread(post, CANCEL_ALL))
+            answers.append(await elsewhere(lambda: post(CANCEL_ALL)))
 
         fake.before_placing = meanwhile
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import timedelta
 from decimal import Decimal
@@ -39,6 +38,7 @@ from orders.tests.factories import (
     Exchanges,
     SideBySide,
     accepted_only,
+    elsewhere,
     let_lease_end,
     limit,
     make_account,
@@ -362,7 +362,7 @@ class TestPlaceAnew:
         fake = exchanges.of(follower)
 
         async def meanwhile(_: Any) -> None:
-            await asyncio.to_thread(post, {"order_type": "CANCEL_ALL_ORDER"})
+            await elsewhere(lambda: post({"order_type": "CANCEL_ALL_ORDER"}))
 
         fake.before_placing = meanwhile
 
@@ -537,9 +537,7 @@ class TestSendBy:
 
         async def look(requests: Any) -> None:
             left = timedelta(seconds=requests[0].send_by_monotonic - time.monotonic())
-            late.append(
-                await asyncio.to_thread(lambda: database_now() + left - Placement.objects.get().send_by)
-            )
+            late.append(await elsewhere(lambda: database_now() + left - Placement.objects.get().send_by))
 
         fake.before_placing = look
 
@@ -582,7 +580,7 @@ class TestLateAnswers:
                     now=database_now(),
                 )
 
-            await asyncio.to_thread(hear)
+            await elsewhere(hear)
             return reports
 
         monkeypatch.setattr(fake, "place_orders", heard_first)

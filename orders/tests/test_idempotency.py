@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import threading
@@ -41,6 +40,7 @@ from orders.tests.factories import (
     Gate,
     SideBySide,
     accepted_only,
+    elsewhere,
     let_lease_end,
     limit,
     make_follower,
@@ -457,7 +457,7 @@ class TestConfiguration:
             def flip() -> None:
                 KillSwitch.objects.update_or_create(pk=1, defaults={"engaged": True})
 
-            await asyncio.to_thread(flip)
+            await elsewhere(flip)
             return await listed()
 
         monkeypatch.setattr(fake, "load_instruments", meanwhile)
