@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from exchanges.adapters.types import Credentials
 from exchanges.administration import HistoryAdmin, act_with_reason, amount
 from exchanges.markets import account_types_of
-from exchanges.models import Account, ConfigVersion, Instrument, LastPrice
+from exchanges.models import Account, Ban, ConfigVersion, Instrument, LastPrice
 
 
 def _secret_field(label: str) -> forms.CharField:
@@ -160,3 +160,9 @@ class LastPriceAdmin(HistoryAdmin):
 @admin.register(ConfigVersion)
 class ConfigVersionAdmin(HistoryAdmin):
     list_display = ("id", "version")
+
+
+@admin.register(Ban)
+class BanAdmin(HistoryAdmin):
+    list_display = ("base_url", "until", "reason")
+    search_fields = ("base_url", "reason")

@@ -193,3 +193,20 @@ class LastPrice(models.Model):
 
     def __str__(self) -> str:
         return f"{self.symbol} {self.price}"
+
+
+class Ban(models.Model):
+    """An exchange's "send nothing until then" to our address. See exchanges.bans.
+
+    One row per base URL; it stays when the ban is over, and the next ban takes it.
+    """
+
+    base_url = models.CharField(max_length=200, unique=True)
+    until = models.DateTimeField()
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ("-until",)
+
+    def __str__(self) -> str:
+        return f"{self.base_url} until {self.until:%Y-%m-%d %H:%M:%S} UTC"

@@ -21,7 +21,7 @@ from django_q.models import OrmQ, Schedule, Task
 from django_q.signing import SignedPackage
 
 from exchanges.administration import HistoryAdmin
-from exchanges.models import Account, ConfigVersion, LastPrice
+from exchanges.models import Account, Ban, ConfigVersion, LastPrice
 from notifications.models import Alert, Chat
 from orders.models import (
     FailedOrder,
@@ -91,6 +91,7 @@ def make_rows(number: int) -> None:
         price=Decimal(1),
         seen_at=NOON,
     )
+    Ban.objects.create(base_url=f"http://{name}", until=NOON, reason="Too many requests")
     OrderTrackingSession.objects.create(account=account, market_type="FUTURES")
     UnmatchedReport.objects.create(account=account, market_type="FUTURES", received_at=NOON)
     Lease.objects.create(name=name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ExchangeError
+from exchanges.adapters.exceptions import ErrorType, ExchangeError, OutcomeUnknown
 from exchanges.adapters.types import OrderRef, OrderReport
 
 SIDE_BY_SIDE = 5  # the adapter's limiter decides the pace; this bounds what waits in memory
@@ -46,16 +46,29 @@ async def with_fills(exchange: Exchange, report: OrderReport, question: Question
 
 
 async def orders_fetch(
-    exchange: Exchange, questions: Sequence[Question]
+    exchange: Exchange, questions: Sequence[Question], *, seconds: float | None = None
 ) -> list[OrderReport | ExchangeError]:
-    """Ask about many orders; one answer per question, in order. Never raises for one order's sake."""
+    """Ask about many orders; one answer per question, in order. Never raises for one order's sake.
+
+    What is not answered within `seconds`, all questions together, is an OutcomeUnknown; the others' answers
+    stand.
+    """
     gate = asyncio.Semaphore(SIDE_BY_SIDE)
+    until = None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     async def ask(question: Question) -> OrderReport | ExchangeError:
-        async with gate:
-            try:
+        try:
+            async with asyncio.timeout_at(until), gate:
                 return await order_fetch(exchange, question)
-            except ExchangeError as exc:
-                return exc
+        except TimeoutError:
+            return not_in_time(exchange)
+        except ExchangeError as exc:
+            return exc
 
     return await asyncio.gather(*(ask(question) for question in questions))
+
+
+def not_in_time(exchange: Exchange) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "the exchange has not answered in time", venue=exchange.venue, error_type=ErrorType.TIMEOUT
+    )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -32,14 +33,15 @@ from orders.services.gaps import fill_gaps
 from orders.services.settlement import never_placed
 from orders.states import RESTING, OrderStatus
 from tracking.applying import errands_run, reports_apply
-from tracking.fetching import Question, orders_fetch, with_fills
+from tracking.fetching import Question, not_in_time, orders_fetch, with_fills
 from tracking.watch import StreamKey
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 200
-ASK_SECONDS = 60.0
 CLAIM = timedelta(seconds=30)  # if the claimer dies, another asks after this
+ASK_SECONDS = 20.0  # of one account; less than CLAIM, so that nobody else asks the same meanwhile
+LOOP_SECONDS = ASK_SECONDS + 5  # the I/O loop itself does not answer
 SOONEST_AGAIN = timedelta(seconds=2)
 LATEST_AGAIN = timedelta(seconds=30)
 BEFORE_PLACING = timedelta(minutes=1)  # how far clocks may differ when the exchange's history is read
@@ -81,14 +83,14 @@ def resolve(*, limit: int = AT_ONCE) -> int:
     cases = _claim(limit)
     if not cases:
         return 0
-    exchanges = _exchanges(cases)
-    answers = runtime.run(_ask_all(exchanges, cases, database_now()), timeout=ASK_SECONDS)
-    for key, asked in answers.items():
+    asked = 0
+    for key, answers in _answers(_exchanges(cases), cases):
+        asked += len(answers)
         try:
-            _settle(key, cases[key], asked)
+            _settle(key, cases[key], answers)
         except Exception:  # noqa: BLE001  # guards the other accounts
             logger.exception("Could not settle what was asked for account %s %s", *key)
-    return sum(len(asked) for asked in answers.values())
+    return asked
 
 
 def gaps_sweep(*, limit: int = AT_ONCE) -> int:
@@ -154,18 +156,30 @@ def _exchanges(keys: Iterable[StreamKey]) -> dict[StreamKey, Exchange]:
     return found
 
 
-async def _ask_all(
-    exchanges: dict[StreamKey, Exchange], cases: dict[StreamKey, list[_Case]], asked_at: datetime
-) -> dict[StreamKey, list[Answer]]:
-    """Ask all exchanges side by side: a dead one holds up nobody else."""
-    answers = await asyncio.gather(*(_ask(exchanges[key], cases[key], asked_at) for key in exchanges))
-    return dict(zip(exchanges, answers, strict=True))
+def _answers(
+    exchanges: dict[StreamKey, Exchange], cases: dict[StreamKey, list[_Case]]
+) -> Iterator[tuple[StreamKey, list[Answer]]]:
+    """Ask all accounts side by side; yield each one's answers when they are there: no other delays them."""
+    asked_at = database_now()
+    asking = {runtime.spawn(_ask(exchanges[key], cases[key], asked_at)): key for key in exchanges}
+    waiting = set(asking)
+    while waiting:
+        done, waiting = wait(waiting, timeout=LOOP_SECONDS, return_when=FIRST_COMPLETED)
+        if not done:
+            logger.error("The I/O loop does not answer: %s accounts were not asked", len(waiting))
+            for future in waiting:
+                future.cancel()
+            return
+        for future in done:
+            if future.exception() is None:  # spawn() has logged it; the rows are asked about after CLAIM
+                yield asking[future], future.result()
 
 
 async def _ask(exchange: Exchange, cases: Sequence[_Case], asked_at: datetime) -> list[Answer]:
-    """Return an answer per case, in order."""
+    """Return an answer per case, in order, after ASK_SECONDS at the latest."""
+    until = asyncio.get_running_loop().time() + ASK_SECONDS
     asked = [case for case in cases if not case.is_settled]
-    queried = await orders_fetch(exchange, [case.question for case in asked])
+    queried = await orders_fetch(exchange, [case.question for case in asked], seconds=ASK_SECONDS)
     by_case = dict(zip((case.open_order.pk for case in asked), queried, strict=True))
     lists = _Lists(exchange)
     answers: list[Answer] = []
@@ -173,7 +187,10 @@ async def _ask(exchange: Exchange, cases: Sequence[_Case], asked_at: datetime) -
         answer: Answer = by_case.get(case.open_order.pk, Absent())
         if isinstance(answer, OrderNotFound) and _may_count(exchange, case, asked_at):
             try:
-                answer = await _look_everywhere(exchange, lists, case)
+                async with asyncio.timeout_at(until):
+                    answer = await _look_everywhere(exchange, lists, case)
+            except TimeoutError:
+                answer = not_in_time(exchange)
             except ExchangeError as exc:
                 answer = exc
         answers.append(answer)

@@ -214,6 +214,10 @@ SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `sen
 EXCHANGE_TIMEOUT_SECONDS = env.float("EXCHANGE_TIMEOUT_SECONDS", default=10.0)
 EXCHANGE_CONNECT_TIMEOUT_SECONDS = env.float("EXCHANGE_CONNECT_TIMEOUT_SECONDS", default=3.0)
 EXCHANGE_VALIDITY_SECONDS = env.float("EXCHANGE_VALIDITY_SECONDS", default=5.0)  # recvWindow
+# Each process's part of what the exchange allows our address and an account. Bans are shared anyway.
+EXCHANGE_RATE_SHARE = env.float("EXCHANGE_RATE_SHARE", default=1.0)
+if not 0 < EXCHANGE_RATE_SHARE <= 1:
+    raise ImproperlyConfigured("EXCHANGE_RATE_SHARE is a part of the exchange's limits: above 0, at most 1")
 RESOLVE_MARGIN_SECONDS = env.float("RESOLVE_MARGIN_SECONDS", default=10.0)
 SIMULATOR_URL = env.str("SIMULATOR_URL", default="http://127.0.0.1:9800")
 # EXCHANGE_URL_<EXCHANGE>_<MARKET>_<REST|WS>, for proxies and for tests: wins over the environment.

@@ -120,6 +120,7 @@ class Hosts:
         self.sessions_made: dict[str, int] = {}
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._hosts: dict[str, Host] = {}
+        self._bans: dict[str, tuple[float, str]] = {}  # of hosts that nobody has asked for yet
         self._on_ban = on_ban
 
     def session(self, url: str) -> aiohttp.ClientSession:
@@ -143,12 +144,17 @@ class Hosts:
 
             host = Host(base_url, self.session(base_url), HostLimits(venue, rules, on_ban=announce))
             self._hosts[base_url] = host
+            until, reason = self._bans.pop(base_url, (0.0, ""))
+            if (seconds := until - time.monotonic()) > 0:
+                host.limits.ban(seconds, reason, announce=False)
         return host
 
     def ban(self, base_url: str, seconds: float, reason: str) -> None:
-        """Obey a ban that another process has met."""
+        """Obey a ban that another process has met, also when the first call comes later."""
         if (host := self._hosts.get(base_url)) is not None:
             host.limits.ban(seconds, reason, announce=False)
+        else:
+            self._bans[base_url] = (time.monotonic() + seconds, reason)
 
     async def close(self) -> None:
         for host in self._hosts.values():

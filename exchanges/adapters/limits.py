@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiolimiter import AsyncLimiter
 
@@ -52,9 +52,7 @@ class HostLimits:
     ) -> None:
         self.venue = venue
         self.rules = rules
-        weight = max(1.0, rules.weight_per_minute * rules.share)
-        self._all = AsyncLimiter(weight, _MINUTE)
-        self._background = AsyncLimiter(max(1.0, weight * _BACKGROUND_SHARE), _MINUTE)
+        self._all, self._background = _weight_limiters(rules)
         self._background_slots = asyncio.Semaphore(_BACKGROUND_CONNECTIONS)
         self._accounts: dict[str, list[AsyncLimiter]] = {}
         self._account_paused_until: dict[str, float] = {}
@@ -141,6 +139,29 @@ class HostLimits:
 
     # What the exchange says.
 
+    def correct(self, *, weight_per_minute: int | None, orders: Mapping[int, int]) -> None:
+        """Take the limits that the exchange publishes; `orders`: per account, by the window's seconds.
+
+        A changed budget begins anew: for a minute the usage counters of the answers hold it alone.
+        Windows that the rules do not know are left out, and rules that are not published stay.
+        """
+        windows = tuple(
+            replace(window, limit=orders.get(window.seconds, window.limit))
+            for window in self.rules.order_windows
+        )
+        before, self.rules = (
+            self.rules,
+            replace(
+                self.rules,
+                weight_per_minute=weight_per_minute or self.rules.weight_per_minute,
+                order_windows=windows,
+            ),
+        )
+        if self.rules.weight_per_minute != before.weight_per_minute:
+            self._all, self._background = _weight_limiters(self.rules)
+        if windows != before.order_windows:
+            self._accounts.clear()
+
     def learn(self, headers: Mapping[str, str], *, account: str, server_seconds: float) -> None:
         """Correct the budgets by the usage counters of an answer. `server_seconds`: the exchange's clock."""
         used = headers.get(self.rules.weight_header)
@@ -182,6 +203,12 @@ class HostLimits:
                 venue=self.venue,
                 retry_after=seconds,
             )
+
+
+def _weight_limiters(rules: RateRules) -> tuple[AsyncLimiter, AsyncLimiter]:
+    """Return the budget of everything, and the part of it that background calls may use."""
+    weight = max(1.0, rules.weight_per_minute * rules.share)
+    return AsyncLimiter(weight, _MINUTE), AsyncLimiter(max(1.0, weight * _BACKGROUND_SHARE), _MINUTE)
 
 
 def _window_end(server_seconds: float, length: int) -> float:

@@ -97,6 +97,13 @@ class TestErrorFrom:
         if label is not None:
             assert error.error_type is label
 
+    def test_says_how_to_leave_hedge_mode(self) -> None:
+        error = judge(FUTURES, 400, -4061, "Order's position side does not match user's setting.")
+        assert type(error) is exc.RefusedForGood
+        assert error.venue_code == "-4061"
+        assert "hedge mode" in error.message
+        assert "switch it to one-way mode" in error.message
+
     @pytest.mark.parametrize(
         ("market", "code", "message", "account_wide"),
         [

@@ -5,7 +5,11 @@ from decimal import Decimal
 
 import pytest
 
-from exchanges.adapters.binance.instruments import futures_instruments, spot_instruments
+from exchanges.adapters.binance.instruments import (
+    futures_instruments,
+    published_limits,
+    spot_instruments,
+)
 from exchanges.adapters.types import InstrumentSpec, MarketType
 from exchanges.tests.scripted import payload
 
@@ -59,3 +63,21 @@ class TestSpotInstruments:
     def test_leave_out_what_cannot_be_traded_on_spot(self) -> None:
         symbols = {spec.symbol for spec in spot_instruments(payload("spot_exchange_info"))}
         assert symbols == {"ETH/BTC", "OLD/USDT"}
+
+
+class TestPublishedLimits:
+    def test_read_weight_and_order_windows_and_leave_the_rest(self, caplog: pytest.LogCaptureFixture) -> None:
+        rows = [
+            {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 4800},
+            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 50},
+            {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": 160000},
+            {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61000},
+            {"rateLimitType": "ORDERS", "interval": "FORTNIGHT", "intervalNum": 1, "limit": 1},
+            {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": 0},
+        ]
+        with caplog.at_level(logging.WARNING):
+            assert published_limits({"rateLimits": rows}) == (4800, {10: 50, 86400: 160000})
+        assert "FORTNIGHT" in caplog.text
+
+    def test_are_none_where_nothing_is_published(self) -> None:
+        assert published_limits({}) == (None, {})

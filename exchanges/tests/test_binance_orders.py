@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -401,6 +402,21 @@ class TestFuturesFetchExecutions:
         ref = OrderRef("BTC/USDT", "th01JD0002", "2146760", conditional=True, child_order_id="991")
         (fill,) = await make(BinanceFutures).fetch_executions(ref)
         assert fill.exchange_order_id == "991"
+
+
+class TestLoadInstruments:
+    async def test_corrects_the_limits_by_what_the_exchange_publishes(
+        self, server: ScriptedServer, make: Make, hosts: Hosts
+    ) -> None:
+        exchange = make(BinanceFutures)
+        weight = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 1234}
+        info = payload("futures_exchange_info") | {"rateLimits": [weight]}
+        server.script["GET", "/fapi/v1/exchangeInfo"] = Reply(info)
+
+        await exchange.load_instruments()
+
+        rules = hosts.host(server.url, "binance", BinanceFutures.rules).limits.rules
+        assert rules == replace(BinanceFutures.rules, weight_per_minute=1234)
 
 
 class TestFuturesAccount:

@@ -131,3 +131,34 @@ class TestBan:
 async def _read(limits: HostLimits) -> None:
     async with limits.admitted(weight=1, orders=(), account="a", urgent=False, deadline=None):
         pass
+
+
+class TestCorrect:
+    async def test_takes_the_published_limits_and_this_processes_share_of_them(self) -> None:
+        limits = HostLimits("x", RateRules(100, "USED", RULES.order_windows, share=0.5))
+        await _take(limits, orders=5)
+        limits.correct(weight_per_minute=20, orders={10: 4, 86400: 1})
+
+        await _take(limits, orders=2)
+        with pytest.raises(NotSent):
+            await _take(limits, orders=1)
+        await _take(limits, weight=9)
+        with pytest.raises(NotSent):
+            await _take(limits, weight=1)
+
+    async def test_gives_nothing_back_where_nothing_changed(self) -> None:
+        limits = HostLimits("x", RULES)
+        await _take(limits, weight=100, orders=10)
+        for weight in (None, 100):
+            limits.correct(weight_per_minute=weight, orders={10: 10})
+        with pytest.raises(NotSent):
+            await _take(limits, orders=1)
+        with pytest.raises(NotSent):
+            await _take(limits, weight=1)
+
+    async def test_measures_the_exchanges_counters_by_them(self) -> None:
+        limits = HostLimits("x", RULES)
+        limits.correct(weight_per_minute=20, orders={})
+        limits.learn({"USED": "20"}, account="a", server_seconds=0)
+        with pytest.raises(NotSent):
+            await _take(limits)

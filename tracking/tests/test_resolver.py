@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from django.db import connection
 from django.db.models import F
 
 from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
@@ -28,6 +32,7 @@ from orders.models import (
 from orders.services.cancellation import cancels_send
 from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
+from tracking import resolver
 from tracking.resolver import gaps_sweep, resolve
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import (
@@ -39,6 +44,7 @@ from tracking.tests.making import (
     make_resting,
     open_order,
     send,
+    wait_until,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -259,6 +265,59 @@ class TestResolveOfSubmittingOrders:
         assert waiting is not None
         assert (waiting.status, waiting.not_found_count) == (OrderStatus.SUBMITTING, 0)
 
+    def test_settles_one_account_although_another_exchange_never_answers(
+        self,
+        account: Account,
+        exchange: FakeExchange,
+        exchanges: Exchanges,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(resolver, "ASK_SECONDS", 2.0)
+        other = make_account()
+        stuck = make_orders(other, [{}, {}], planned_at=long_ago(**HOPELESS))
+        lost(exchanges.of(other), other, stuck[1])
+        released = threading.Event()
+        _hangs_about(exchanges.of(other), stuck[0], released)
+        placement = make_order(account)
+        lost(exchange, account, placement)
+        due_now()
+
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(_resolve_in_thread)
+            try:
+                # While the one hangs, the other one's order is adopted.
+                wait_until(lambda: _status(placement) == OrderStatus.NEW)
+                assert not asking.done()
+                assert asking.result(10) == 3
+            finally:
+                released.set()
+
+        waiting = open_order(stuck[0])
+        assert waiting is not None
+        assert (waiting.status, waiting.not_found_count) == (OrderStatus.SUBMITTING, 0)
+        assert waiting.ask_at is not None
+        assert waiting.ask_at > database_now()
+        # And what the hanging exchange did say of its other order counts.
+        assert _status(stuck[1]) == OrderStatus.NEW
+
+    def test_believes_nothing_while_a_list_does_not_come(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resolver, "ASK_SECONDS", 0.2)
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+
+        async def endless(symbol: str, *, since_ms: int) -> list[OrderReport]:
+            await asyncio.sleep(30)
+            return []
+
+        exchange.fetch_recent_orders = endless  # type: ignore[method-assign]
+        for _ in range(3):
+            resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.not_found_count) == (OrderStatus.SUBMITTING, 0)
+
 
 class TestResolveOfCancelingOrders:
     def test_cancels_again_what_is_still_alive(self, account: Account, exchange: FakeExchange) -> None:
@@ -338,10 +397,6 @@ class OpenOrderDue:
 
     @staticmethod
     def count_in_thread() -> int:
-        from concurrent.futures import ThreadPoolExecutor
-
-        from django.db import connection
-
         def count() -> int:
             try:
                 return OpenOrder.objects.filter(ask_at__lte=database_now()).count()
@@ -350,6 +405,30 @@ class OpenOrderDue:
 
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(count).result()
+
+
+def _hangs_about(exchange: FakeExchange, placement: Placement, released: threading.Event) -> None:
+    """Let the exchange answer about everything but this order, until `released`."""
+    fetch = exchange.fetch_order
+
+    async def hang(ref: OrderRef) -> OrderReport:
+        while ref.client_order_id == placement.client_order_id and not released.is_set():
+            await asyncio.sleep(0.02)
+        return await fetch(ref)
+
+    exchange.fetch_order = hang  # type: ignore[method-assign]
+
+
+def _resolve_in_thread() -> int:
+    try:
+        return resolve()
+    finally:
+        connection.close()
+
+
+def _status(placement: Placement) -> str | None:
+    order = open_order(placement)
+    return order.status if order is not None else None
 
 
 def _query_finds_nothing(exchange: FakeExchange) -> None:

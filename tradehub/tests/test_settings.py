@@ -45,6 +45,13 @@ class TestProduction:
             "System check identified no issues (0 silenced).",
         ), result.stderr
 
+    @pytest.mark.parametrize("share", ["0", "-0.5", "1.01", "nan"])
+    def test_refuses_to_start_with_a_share_of_the_rate_limits_that_is_none(self, share: str) -> None:
+        result = manage("check", env=PRODUCTION | {"EXCHANGE_RATE_SHARE": share})
+
+        assert result.returncode != 0
+        assert "EXCHANGE_RATE_SHARE" in result.stderr
+
     @pytest.mark.parametrize("missing", ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"])
     def test_refuses_to_start_without_a_secret(self, missing: str) -> None:
         result = manage("check", env=PRODUCTION | {missing: ""})

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.binance.auth import Signer, encode_query, plain
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, VENUE, judge_for
+from exchanges.adapters.binance.instruments import published_limits
 from exchanges.adapters.binance.words import UNREADABLE, Row, moment
 from exchanges.adapters.exceptions import (
     ErrorType,
@@ -216,6 +217,8 @@ class BinanceExchange(Exchange):
         body = await self._rest.send(self.exchange_info)
         with self._reading("exchangeInfo"):
             specs = self._instruments(body)
+            published = published_limits(body)
+        self._rest.host.limits.correct(weight_per_minute=published.weight_per_minute, orders=published.orders)
         self.learn_instruments(specs)
         return specs
 

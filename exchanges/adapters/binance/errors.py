@@ -33,6 +33,10 @@ from exchanges.adapters.types import MarketType
 
 VENUE = "binance"
 CLOCK_CODES = frozenset({"-1021"})
+HEDGE_MODE = (
+    "This Binance account is in hedge mode, which tradehub cannot trade in: switch it to one-way mode "
+    "(Binance Futures, Preferences, Position Mode, One-way Mode) after closing its positions and orders."
+)
 ACCOUNT_LIMIT_CODES = frozenset({"-1015"})  # the account's order rate, not the address's weight
 LISTEN_KEY_GONE = "-1125"
 
@@ -41,6 +45,7 @@ class Meaning(NamedTuple):
     error: type[ExchangeError]
     label: ErrorType | None = None
     account_wide: bool = False  # TooManyOpenOrders only
+    sentence: str = ""  # in place of the exchange's, where theirs does not say what to do
 
 
 _QUANTITY = Meaning(InvalidOrder, ErrorType.INVALID_QUANTITY)
@@ -143,6 +148,8 @@ _FUTURES: dict[int, tuple[tuple[str, Meaning], ...]] = {
     -4005: _always(_QUANTITY),
     -4023: _always(_QUANTITY),
     -4045: _always(_FULL_ACCOUNT),  # [C] conditional orders: 200 over all symbols of the account
+    # "Order's position side does not match user's setting.": ours is always BOTH, that of one-way mode.
+    -4061: _always(Meaning(RefusedForGood, ErrorType.UNKNOWN, sentence=HEDGE_MODE)),
     -4116: _always(Meaning(DuplicateClientOrderId, ErrorType.UNKNOWN)),
     -4140: _always(Meaning(InvalidSymbol)),  # symbol status does not allow it
     -4141: _always(Meaning(InvalidSymbol)),  # symbol is closed
@@ -216,7 +223,7 @@ def error_from(
     if status < 300 and code in (None, 200):
         return None
     meaning = meaning_of(market, status, code, message)
-    shown = mask(message) or f"HTTP {status}"
+    shown = meaning.sentence or mask(message) or f"HTTP {status}"
     retry_after = (headers or {}).get("Retry-After", "")
     return _build(
         meaning,

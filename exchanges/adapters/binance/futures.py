@@ -28,7 +28,7 @@ from exchanges.adapters.binance.adapter import (
     order_numbers,
 )
 from exchanges.adapters.binance.auth import compact_json, encode_query
-from exchanges.adapters.binance.errors import error_from
+from exchanges.adapters.binance.errors import HEDGE_MODE, error_from
 from exchanges.adapters.binance.instruments import FUTURES_CONDITIONAL_CAP, futures_instruments
 from exchanges.adapters.binance.stream import FuturesStream
 from exchanges.adapters.binance.words import ALGO_STATUS, FUTURES_TYPE, ORDER_STATUS, Row, moment, number
@@ -65,10 +65,6 @@ _WIRE_TYPE = {
     OrderType.STOP_MARKET: "STOP_MARKET",
     OrderType.STOP_LIMIT: "STOP",
 }
-HEDGE_MODE = (
-    "This Binance account is in hedge mode, which tradehub cannot trade in: switch it to one-way mode "
-    "(Binance Futures, Preferences, Position Mode, One-way Mode) after closing its positions and orders."
-)
 
 
 class BinanceFutures(BinanceExchange):

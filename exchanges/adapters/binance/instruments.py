@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from exchanges.adapters.types import InstrumentSpec, MarketType
 
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 FUTURES_CONDITIONAL_CAP = 200  # of the whole account, all symbols together (change log, 2025-12-09)
 _PERPETUAL = frozenset({"PERPETUAL", "TRADIFI_PERPETUAL"})
+_INTERVAL_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 
 Row = Mapping[str, Any]
 
@@ -28,6 +29,32 @@ def spot_instruments(body: Row) -> list[InstrumentSpec]:
 
 def futures_instruments(body: Row) -> list[InstrumentSpec]:
     return _each(body, _futures)
+
+
+class PublishedLimits(NamedTuple):
+    """What exchangeInfo says of our limits; None or no entry where it says nothing."""
+
+    weight_per_minute: int | None
+    orders: dict[int, int]  # per account, by the window's seconds
+
+
+def published_limits(body: Row) -> PublishedLimits:
+    """Read `rateLimits`. A limit of a kind or an interval that we do not know is left out."""
+    weight, orders = None, {}
+    for row in body.get("rateLimits", ()):
+        try:
+            seconds = _INTERVAL_SECONDS[row["interval"]] * int(row["intervalNum"])
+            kind, limit = row["rateLimitType"], int(row["limit"])
+        except (KeyError, ValueError, TypeError) as exc:
+            logger.warning("Cannot read rate limit %s: %r", row, exc)
+            continue
+        if limit <= 0:
+            logger.warning("A rate limit that allows nothing: %s", row)
+        elif kind == "REQUEST_WEIGHT" and seconds == _INTERVAL_SECONDS["MINUTE"]:
+            weight = limit
+        elif kind == "ORDERS":
+            orders[seconds] = limit
+    return PublishedLimits(weight, orders)
 
 
 def _each(body: Row, read: Callable[[Row], InstrumentSpec | None]) -> list[InstrumentSpec]:
