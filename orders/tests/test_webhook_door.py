@@ -26,6 +26,7 @@ from orders.tests.factories import (
     post,
     wait_until,
 )
+from orders.webhook import views
 from orders.webhook.views import webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -84,6 +85,10 @@ async def gate(exchanges: Exchanges, follower: StrategyAccount) -> AsyncIterator
     exchanges.of(follower).before_placing = gate
     yield gate
     gate.open()
+    # What went on after its time-out ends before the tables are emptied under it.
+    if (threads := views._threads) is not None:
+        views._threads = None
+        await sync_to_async(threads.shutdown)(wait=True)
 
 
 class TestWebhook:
