@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from orders.tests.factories import (
     post,
     wait_until,
 )
-from orders.webhook import views
+from orders.webhook import planning, views
 from orders.webhook.views import webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -223,6 +224,34 @@ class TestTimeOut:
 
         assert (status, body["duplicate"], body["success"]) == (200, True, True)
         assert len(exchanges.of(follower).submitted) == 1
+
+    async def test_before_anything_was_written_is_503_and_nothing_will_be(
+        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database or a lock is slow: TradingView sends again after a 503, never after a 408."""
+        let_go, worked = threading.Event(), threading.Event()
+
+        def slow(*args: Any, **fields: Any) -> Any:
+            let_go.wait(20)
+            return planning.make_plan(*args, **fields)
+
+        def watched(incoming: Any) -> Any:
+            try:
+                return intake.webhook_receive(incoming)
+            finally:
+                worked.set()
+
+        monkeypatch.setattr(intake, "make_plan", slow)
+        monkeypatch.setattr(views, "webhook_receive", watched)
+
+        status, _, body = await request(signed(LIMIT))
+        let_go.set()
+        assert await asyncio.to_thread(worked.wait, 20)
+
+        assert (status, body["code"]) == (503, "unavailable")
+        assert exchanges.all_calls() == 0
+        assert not await OrderIntent.objects.aexists()
+        assert (await request(signed(LIMIT)))[0] == 200
 
     async def test_of_one_holds_up_nobody_else(
         self, follower: StrategyAccount, exchanges: Exchanges, gate: Gate
