@@ -16,7 +16,7 @@ SUBMIT_WITHIN_SECONDS = 0.5
 
 # Stops itself after the limiter let the order pass, then goes on as if nothing had happened.
 CHILD = """
-import os, signal, sys, time
+import os, threading, signal, sys, time
 from exchanges import runtime
 from exchanges.adapters import limits
 from exchanges.adapters.binance.futures import BinanceFutures
@@ -30,7 +30,8 @@ really = limits.HostLimits._admit_urgent
 async def freeze(self, *args):
     await really(self, *args)
     if sys.argv[2] == "freeze":
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this very thread: sent to the process, another thread may stop first and this one run on.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 limits.HostLimits._admit_urgent = freeze
 order = make_request("frozen1", send_by_monotonic=time.monotonic() + float(sys.argv[3]))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection
+from structlog.contextvars import bind_contextvars
 from ulid import ULID
 
 from orders.clock import DatabaseClock, database_now
@@ -59,6 +60,7 @@ class Incoming:
     arrived: float = field(default_factory=time.monotonic)
     # Shared with whoever waits for the answer: what it may say if it stops waiting, and that it did.
     webhook_id: str = ""
+    correlation_id: str = field(default_factory=lambda: str(ULID()))
     timed_out: threading.Event = field(default_factory=threading.Event)
     _fate: threading.Lock = field(default_factory=threading.Lock)
     _decided: str = ""
@@ -193,13 +195,15 @@ class _Intake:
         """Find the delivery's name; tell whether the sender gave it."""
         given = self.payload.get("webhook_id") or self.incoming.idempotency_key
         if given is None or given == "":
-            self.incoming.webhook_id = str(ULID())
+            # What stands in the log is what the sender can ask for.
+            self.incoming.webhook_id = self.incoming.correlation_id
             return False
         if isinstance(given, dict | list) or len(str(given)) > MAX_WEBHOOK_ID or "\0" in str(given):
             fault = Fault("webhook_id", f"must be text of at most {MAX_WEBHOOK_ID} characters")
             self.incoming.webhook_id = str(ULID())
             raise _Answered(self._record(strategy.id, payload_refusal("invalid_payload", [fault])))
         self.incoming.webhook_id = str(given)
+        bind_contextvars(webhook_id=self.incoming.webhook_id)
         return True
 
     def _answer_twin(self, caller: Caller, strategy: StrategyConfig) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import close_old_connections
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from orders.services.intake import NOTHING_DONE, Incoming, webhook_receive
 from orders.webhook.answers import WebhookAnswer, refusal, time_out
@@ -79,6 +80,8 @@ async def _answer(incoming: Incoming) -> WebhookAnswer:
 
 
 def _work(incoming: Incoming) -> WebhookAnswer:
+    clear_contextvars()  # the thread's last webhook
+    bind_contextvars(correlation_id=incoming.correlation_id)
     try:
         return webhook_receive(incoming)
     finally:
