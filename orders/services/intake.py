@@ -356,11 +356,11 @@ class _Intake:
             applied = Applied()
             if accepted.placements or accepted.cancel_intents:
                 if not deliveries.delivery_start(delivery.pk, version=self.version):
-                    applied = self._withdraw_stopped(accepted)
                     if not deliveries.delivery_start(delivery.pk):
                         # We slept past our lease: whoever took the delivery over sends it, we send nothing.
                         delivery.refresh_from_db()
                         return self._known(delivery)
+                    applied = self._withdraw_stopped(accepted)  # not before it is sure that they are ours
                 applied.merge(self._send(accepted))
             incoming.note("total_ms")
             answer = self._compose(accepted, applied)

@@ -408,6 +408,25 @@ class TestDeliveryStart:
             assert (answer.status, answer.body["duplicate"]) == (200, True)
             assert len(exchanges.of(follower).submitted) == 1
 
+    def test_that_fails_withdraws_nothing_from_whoever_has_the_delivery_now(
+        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """We slept, another process is just sending the orders, and a switch was turned meanwhile."""
+
+        def slept(delivery_id: int, **how: Any) -> bool:
+            WebhookDelivery.objects.filter(pk=delivery_id).update(lease_owner="another process")
+            KillSwitch.objects.update_or_create(pk=1, defaults={"engaged": True})
+            return delivery_start(delivery_id, **how)
+
+        monkeypatch.setattr(deliveries, "delivery_start", slept)
+
+        answer = post(LIMIT)
+
+        assert (answer.status, answer.body["code"]) == (409, "in_progress")
+        assert OpenOrder.objects.get().status == OrderStatus.SUBMITTING
+        assert Placement.objects.get().outcome == PlacementOutcome.UNRESOLVED
+        assert not FailedOrder.objects.exists()
+
 
 class TestDeliveryAnswer:
     ANSWER = WebhookAnswer(200, {"success": True, "note": "mine"})

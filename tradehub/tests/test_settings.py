@@ -133,7 +133,7 @@ class TestPostgresql:
         assert database_settings(url, pool_min=1, pool_max=5)["OPTIONS"]["pool"] == {
             "min_size": 1,
             "max_size": 5,
-            "timeout": 10,
+            "timeout": 3,
         }
         assert "pool" not in database_settings(url, pooled=False).get("OPTIONS", {})
 
