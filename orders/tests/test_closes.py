@@ -114,6 +114,16 @@ class TestClose:
         assert answer.body["results"][1]["result"]["error"].startswith("Nothing is left to close")
         assert [request.quantity for request in sent(exchanges, follower)] == [Decimal("0.5")]
 
+    def test_at_the_market_goes_before_one_that_rests(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        make_position(follower, "0.5")
+
+        answer = post({"orders": [CLOSE | {"order_type": "LIMIT", "price": "100000"}, CLOSE]})
+
+        assert [one["success"] for one in answer.body["results"]] == [False, True]
+        assert [request.order_type for request in sent(exchanges, follower)] == ["MARKET"]
+
     @pytest.mark.parametrize("outcome", ["rests", "unknown"])
     def test_twice_in_two_webhooks_sells_once(
         self, follower: StrategyAccount, exchanges: Exchanges, outcome: str
