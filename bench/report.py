@@ -97,7 +97,8 @@ def _latency(cells: Sequence[Cell]) -> str:
 def _loads(results: Results) -> str:
     rows = [
         (
-            f"{load.senders} senders" + (", all into one book" if load.one_book else ""),
+            f"{load.senders} sender{'s' if load.senders > 1 else ''}"
+            + (", all into one book" if load.one_book else ""),
             str(load.processes),
             str(load.webhooks),
             f"{load.per_second:.0f}",
@@ -115,13 +116,23 @@ def _queries(results: Results) -> str:
             name,
             str(one["orders"]),
             str(one["books"]),
+            str(one["queries"]),
             str(one["statements"]),
             str(one["transactions"]),
-            str(one["statements"] + 2 * one["transactions"]),
+            str(one["queries"] + 2 * one["transactions"]),
         )
         for name, one in results.inside.items()
     ]
-    return _table(("webhook", "orders", "books", "queries", "transactions", "with BEGIN and COMMIT"), rows)
+    head = (
+        "webhook",
+        "orders",
+        "books",
+        "queries",
+        "statements in them",
+        "transactions",
+        "with BEGIN and COMMIT",
+    )
+    return _table(head, rows)
 
 
 def _profile(results: Results) -> str:

@@ -81,7 +81,7 @@ class Results:
         return _at_most(what, limit, None if cell is None else cell.ratio(OURS), "x floor")
 
     def _queries(self) -> Target:
-        found = [one["statements"] for one in self.inside.values() if one["books"] == 1]
+        found = [one["queries"] for one in self.inside.values() if one["books"] == 1]
         return _at_most(
             "queries of a webhook that touches one book",
             QUERIES_ONE_BOOK,
@@ -93,7 +93,7 @@ class Results:
         one, many = self.inside.get(LIMIT_30.key), self.inside.get(LIMIT_60.key)
         more = None
         if one and many:
-            more = (many["statements"] - one["statements"]) / (many["books"] - one["books"])
+            more = (many["queries"] - one["queries"]) / (many["books"] - one["books"])
         return _at_most("queries per further book", QUERIES_PER_FURTHER_BOOK, more, "queries")
 
     def _throughput(self) -> Target:

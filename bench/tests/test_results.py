@@ -22,12 +22,13 @@ def make_cell(scenario: Scenario, latency_ms: int, *, ours: Sample, floor: float
     return cell
 
 
-def make_inside(scenario: Scenario, statements: int) -> dict[str, Any]:
+def make_inside(scenario: Scenario, queries: int) -> dict[str, Any]:
     phase = {"ms": 1.0, "processor_ms": 0.5, "database_ms": 0.2}
     return {
         "orders": scenario.total,
         "books": scenario.books,
-        "statements": statements,
+        "queries": queries,
+        "statements": queries + 5,
         "transactions": 2,
         "phases": {"plan": phase},
         "total_ms": 1.0,

@@ -51,7 +51,7 @@ class TestBench:
         assert 0 < cell["clients"][OURS]["first_ms"]["min"] <= cell["clients"][OURS]["last_ms"]["min"]
         assert cell["clients"]["floor"]["ratio_to_floor"] == 1
         assert inside["orders"] == 30
-        assert sum(phase["statements"] for phase in inside["phases"].values()) == inside["statements"] > 0
+        assert sum(phase["queries"] for phase in inside["phases"].values()) == inside["queries"] > 0
         assert "answer to 30 LIMIT, 0 ms latency" in run["stdout"]
 
 
