@@ -16,7 +16,7 @@ from django.db.models import Q, QuerySet
 from ulid import ULID
 
 from exchanges.adapters.exceptions import ErrorType
-from exchanges.adapters.types import MarketType, Side
+from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders import events, locks
 from orders.bulk import bulk_insert, insert_where
@@ -252,16 +252,24 @@ def _size_closes(pairs: Sequence[Pair]) -> None:
         symbol__in=symbols,
         home__in=(Home.QUEUE, Home.EXCHANGE),
         closes_position=True,
-        cancel_requested=False,  # on its way out: [CANCEL_ALL_ORDER, MARKET -100] closes the position
+    ).exclude(
+        # On its way out: [CANCEL_ALL_ORDER, MARKET -100] closes the position. A MARKET order is not: no
+        # cancel catches it, and as long as nobody knows what became of it, it may have sold.
+        ~Q(order_type=OrderType.MARKET),
+        cancel_requested=True,
     ):
         key = intent.strategy_account_id, intent.market_type, intent.symbol
         on_their_way[key] = on_their_way.get(key, Decimal(0)) + intent.remaining_quantity
+    taken: dict[int, Decimal] = {}
     for pair in closes:
-        _size_close(pair, positions, on_their_way)
+        _size_close(pair, positions, on_their_way, taken)
 
 
 def _size_close(
-    pair: Pair, positions: Sequence[StrategyPosition], on_their_way: dict[tuple[int, str, str], Decimal]
+    pair: Pair,
+    positions: Sequence[StrategyPosition],
+    on_their_way: dict[tuple[int, str, str], Decimal],
+    taken: dict[int, Decimal],  # fees in the asset itself, by position: asked for once
 ) -> None:
     market, percent = pair.spec.market_type, pair.closes_percent
     assert percent is not None
@@ -274,7 +282,9 @@ def _size_close(
         pair.side = Side.SELL if position > 0 else Side.BUY
     pair.side = pair.side or Side.SELL  # of what there is not
     if market is MarketType.SPOT and own is not None and position > 0 and pair.instrument is not None:
-        position -= base_fees(own, pair.instrument.base_asset)
+        if own.pk not in taken:
+            taken[own.pk] = base_fees(own, pair.instrument.base_asset)
+        position -= taken[own.pk]
     try:
         quantity = closing_quantity(
             position=position, on_their_way=on_their_way.get(key, Decimal(0)), percent=percent

@@ -9,9 +9,18 @@ import pytest
 
 from exchanges.adapters import exceptions as errors
 from exchanges.adapters.types import OrderRequest, Side
-from orders.models import FailedOrder, Home, OrderIntent, StrategyAccount, StrategyPosition
+from orders.models import (
+    EventSource,
+    FailedOrder,
+    Home,
+    OrderIntent,
+    StrategyAccount,
+    StrategyPosition,
+)
+from orders.services.settlement import apply_reports
 from orders.tests.factories import (
     CLOSE,
+    NOON,
     SPOT,
     Exchanges,
     make_account,
@@ -105,6 +114,16 @@ class TestClose:
         assert answer.body["results"][1]["result"]["error"].startswith("Nothing is left to close")
         assert [request.quantity for request in sent(exchanges, follower)] == [Decimal("0.5")]
 
+    def test_at_the_market_goes_before_one_that_rests(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        make_position(follower, "0.5")
+
+        answer = post({"orders": [CLOSE | {"order_type": "LIMIT", "price": "100000"}, CLOSE]})
+
+        assert [one["success"] for one in answer.body["results"]] == [False, True]
+        assert [request.order_type for request in sent(exchanges, follower)] == ["MARKET"]
+
     @pytest.mark.parametrize("outcome", ["rests", "unknown"])
     def test_twice_in_two_webhooks_sells_once(
         self, follower: StrategyAccount, exchanges: Exchanges, outcome: str
@@ -188,6 +207,73 @@ class TestClose:
             (Side.SELL, Decimal("0.5"))
         ]
         assert [(one.side, one.quantity) for one in sent(exchanges, second)] == [(Side.BUY, Decimal("0.2"))]
+
+
+class TestFlatten:
+    """[CANCEL_ALL_ORDER, MARKET -100]: what a strategy sends to be out, whatever rests."""
+
+    FLATTEN: dict[str, Any] = {"orders": [{"order_type": "CANCEL_ALL_ORDER"}, CLOSE]}
+
+    def test_closes_a_position_whose_target_was_resting(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        make_position(follower, "0.5")
+        post(CLOSE | {"order_type": "LIMIT", "price": "100000"})
+
+        answer = post(self.FLATTEN)
+
+        assert [one["success"] for one in answer.body["results"]] == [True, True]
+        assert len(exchanges.of(follower).cancelled) == 1
+        assert sent(exchanges, follower)[-1].quantity == Decimal("0.5")
+        assert quantity_of(follower) == 0
+
+    def test_does_not_sell_what_a_close_of_unknown_fate_may_have_sold(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        make_position(follower, "0.5")
+        exchanges.of(follower).fails_with = errors.OutcomeUnknown("read timed out")
+        post(CLOSE)
+        exchanges.of(follower).fails_with = None
+
+        answer = post(self.FLATTEN)
+
+        assert [one["success"] for one in answer.body["results"]] == [True, False]
+        assert answer.body["results"][1]["result"]["error"].startswith("Nothing is left to close")
+        assert len(sent(exchanges, follower)) == 1
+
+
+class TestFeesInTheAssetItself:
+    """Spot exchanges take the fee of a buy out of what was bought: there is less to sell."""
+
+    def buy(self, follower: StrategyAccount, exchanges: Exchanges, quantity: str, fee: str) -> None:
+        fake = exchanges.of(follower, SPOT)
+        fake.fills_market_orders = False
+        order = {"symbol": "BTC/USDT", "side": "buy", "order_type": "MARKET", "market_type": SPOT}
+        assert post(order | {"quantity": quantity}).status == 200
+        bought = fake.submitted[-1].client_order_id
+        report = fake.fill(bought, fee=Decimal(fee), fee_asset="BTC")
+        apply_reports(
+            account_id=follower.account_id, market_type=SPOT, reports=[report],
+            source=EventSource.STREAM, now=NOON,
+        )  # fmt: skip
+        fake.fills_market_orders = True
+
+    def test_leave_that_much_less_to_close(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
+        self.buy(follower, exchanges, "1", "0.001")
+        self.buy(follower, exchanges, "1", "0.0015")
+
+        post(CLOSE | {"market_type": SPOT})
+
+        assert sent(exchanges, follower, SPOT)[-1].quantity == Decimal("1.997")  # 1.9975, to the lot
+
+    def test_are_shared_by_the_closes_of_one_payload(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        self.buy(follower, exchanges, "1", "0.1")
+
+        post({"orders": [CLOSE | {"market_type": SPOT, "qty_per": -50}] * 3})
+
+        assert [one.quantity for one in sent(exchanges, follower, SPOT)[1:]] == [Decimal("0.45")] * 2
 
 
 class TestStrategiesOnOneAccount:

@@ -10,8 +10,10 @@ from exchanges.adapters import exceptions as errors
 from orders.models import Placement, StrategyAccount
 from orders.tests.factories import (
     CLOSE,
+    FUTURES,
     LIMIT,
     MARKET,
+    SPOT,
     Exchanges,
     Queries,
     limit,
@@ -103,11 +105,18 @@ class TestWebhook:
 
         assert found == {1: 7, 30: 7}
 
-    def test_costs_the_same_for_30_closes(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
-        make_position(follower, "100")
-        part = CLOSE | {"order_type": "LIMIT", "price": "99000", "qty_per": -1}
+    @pytest.mark.parametrize(("market", "statements"), [(FUTURES, 16), (SPOT, 17)])
+    def test_costs_the_same_for_30_closes(
+        self, follower: StrategyAccount, exchanges: Exchanges, market: str, statements: int
+    ) -> None:
+        make_position(follower, "100", market_type=market)
+        part = CLOSE | {"order_type": "LIMIT", "price": "99000", "qty_per": -1, "market_type": market}
+        cost(part)  # the market's book is made and remembered
 
-        assert {number: cost({"orders": [part] * number}) for number in (1, 30)} == {1: 16, 30: 16}
+        assert {number: cost({"orders": [part] * number}) for number in (1, 30)} == {
+            1: statements,
+            30: statements,
+        }
 
     @pytest.mark.parametrize("kind", ["CANCEL", "CANCEL_ALL_ORDER"])
     def test_costs_the_same_for_30_cancels(self, follower: StrategyAccount, kind: str) -> None:
