@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 GROUP = "positions"
 MESSAGE = {"type": "bell.ring"}
 RING_EVERY_SECONDS = 0.05
+# A ring that has not sounded by then never will: its loop ended, or stayed behind in a fork.
+SOUNDS_WITHIN_SECONDS = 1.0
 REJOIN_SECONDS = 3600.0  # Redis forgets a group's members after a day
 RETRY_SECONDS = 1.0
 
@@ -42,7 +44,7 @@ class Bell:
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
         self._lock = threading.Lock()
-        self._is_swinging = False
+        self._swings_since: float | None = None
         self._rung_at = 0.0
 
     def ring(self) -> None:
@@ -50,16 +52,17 @@ class Bell:
         if not reaches_other_processes():
             return
         with self._lock:
-            if self._is_swinging:  # the ring that is about to sound is for this one, too
-                return
-            self._is_swinging = True
+            now = time.monotonic()
+            if self._swings_since is not None and now - self._swings_since < SOUNDS_WITHIN_SECONDS:
+                return  # the ring that is about to sound is for this one, too
+            self._swings_since = now
         self._spawn(self._sound())
 
     async def _sound(self) -> None:
         await asyncio.sleep(max(0.0, self._rung_at + RING_EVERY_SECONDS - time.monotonic()))
         self._rung_at = time.monotonic()
         with self._lock:  # before the send: what is committed from here on rings again
-            self._is_swinging = False
+            self._swings_since = None
         try:
             await _layer().group_send(GROUP, MESSAGE)
         except (RedisError, OSError, ChannelFull) as error:

@@ -93,6 +93,22 @@ class TestRing:
 
         await until(lambda: len(layer.sent) == 1)
 
+    async def test_rings_again_where_the_last_ring_was_lost_with_its_loop(
+        self, layer: Layer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bell, "SOUNDS_WITHIN_SECONDS", 0.05)
+        lost: list[Any] = []
+        own = Bell(lost.append)  # a loop that never comes to it
+        own.ring()
+        own._spawn = lambda coroutine: asyncio.get_running_loop().create_task(coroutine)
+
+        async with asyncio.timeout(20):
+            while not layer.sent:
+                own.ring()
+                await asyncio.sleep(0.005)
+
+        lost[0].close()
+
     def test_does_nothing_without_redis(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = IN_MEMORY
         spawned: list[object] = []
