@@ -15,7 +15,7 @@ SERVICES = DATABASE_URL="$(TEST_DATABASE_URL)" REDIS_URL="$(TEST_REDIS_URL)" \
 	TEST_DATABASE_URL="$(TEST_DATABASE_URL)" TEST_REDIS_URL="$(TEST_REDIS_URL)"
 
 # What production looks like, for the checks.
-PRODUCTION := DOTENV=/dev/null SECRET_KEY=a-key-for-the-deployment-check-0123456789-abcdefghijklmnop \
+PRODUCTION := DEBUG=false HTTPS=true DOTENV=/dev/null SECRET_KEY=a-key-for-the-deployment-check-0123456789-abcdefghijklmnop \
 	FIELD_ENCRYPTION_KEYS=b25lLWtleS1mb3ItdGVzdHMtYW5kLW5vdGhpbmctMDE= ALLOWED_HOSTS=tradehub.example
 
 .PHONY: help demo test test-services test-browser check bench clean requirements format
