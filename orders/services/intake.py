@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, close_old_connections, connection
+from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
 from structlog.contextvars import bind_contextvars
 from ulid import ULID
 
@@ -260,11 +260,14 @@ class _Intake:
         delivery.state, delivery.answered_at = DeliveryState.ANSWERED, now
         delivery.response_status, delivery.response = answer.status, answer.body
         try:
-            delivery.save(force_insert=True)
+            with transaction.atomic():
+                delivery.save(force_insert=True)
         except IntegrityError:
             if strategy_id is None:
                 raise
-            return self._first_answer(strategy_id)
+            if not self._free_old_id(strategy_id):
+                return self._first_answer(strategy_id)
+            delivery.save(force_insert=True)
         return answer
 
     def _first_answer(self, strategy_id: int) -> WebhookAnswer:

@@ -151,6 +151,16 @@ class TestWebhookId:
         assert "duplicate" not in answer.body
         assert OrderIntent.objects.count() == 2
 
+    def test_is_free_after_a_day_for_a_refusal_too(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        assert post(LIMIT | {"webhook_id": "w1"}).status == 200
+        WebhookDelivery.objects.update(received_at=database_now() - timedelta(hours=25))
+
+        answer = post(LIMIT | {"webhook_id": "w1", "price": "-1"})
+
+        assert (answer.status, answer.body["code"]) == (400, "invalid_payload")
+
 
 class TestUnreadableKeys:
     def test_of_one_account_stop_that_account_only(
