@@ -57,6 +57,7 @@ _REPORT = _OUTCOME | _FILLS
 AFFECTED: dict[str, frozenset[str]] = {
     EventType.SUBMITTING: _ORDER,
     EventType.CANCEL_REQUESTED: _ORDER,
+    EventType.CANCELING: _ORDER,
     EventType.UNKNOWN: _OUTCOME,
     EventType.FAILED: _OUTCOME,
     EventType.ACCEPTED: _REPORT,

@@ -74,6 +74,7 @@ EVENTS: dict[str, Promise] = {
     EventType.FILLED: _("Filled"),
     EventType.TRIGGERED: _("Triggered"),
     EventType.CANCEL_REQUESTED: _("Cancel requested"),
+    EventType.CANCELING: _("Canceling"),
     EventType.CANCELED: _("Canceled"),
     EventType.LIVE_AGAIN: _("Live again"),
     EventType.REJECTED: _("Rejected"),

@@ -15,6 +15,7 @@ class EventType(models.TextChoices):
     FILLED = "FILLED", "Filled"
     TRIGGERED = "TRIGGERED", "Triggered"
     CANCEL_REQUESTED = "CANCEL_REQUESTED", "Cancel requested"
+    CANCELING = "CANCELING", "Canceling"
     CANCELED = "CANCELED", "Canceled"
     LIVE_AGAIN = "LIVE_AGAIN", "Live again"
     REJECTED = "REJECTED", "Rejected"

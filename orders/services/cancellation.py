@@ -19,7 +19,7 @@ from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
-from orders.bulk import bulk_save
+from orders.bulk import bulk_insert, bulk_save
 from orders.clock import DatabaseClock
 from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent
 from orders.services.settlement import Applied, Outcome, outcomes_apply
@@ -69,7 +69,7 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
     Safe to repeat: an order that is gone by then is fetched and its end is applied.
     """
     clock = DatabaseClock(now)
-    orders = _claim(list(intent_ids), now=now)
+    orders = _claim(list(intent_ids), source=source, now=now)
     groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
     for order in orders:
         groups[order.account_id, order.intent.market_type].append(order)
@@ -90,7 +90,7 @@ def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:
     return group[0], [order.placement.to_ref() for order in group]
 
 
-def _claim(intent_ids: list[int], *, now: datetime) -> list[OpenOrder]:
+def _claim(intent_ids: list[int], *, source: str, now: datetime) -> list[OpenOrder]:
     """Move resting orders to CANCELING, and give each a time after which the resolver looks."""
     if not intent_ids:
         return []
@@ -102,12 +102,31 @@ def _claim(intent_ids: list[int], *, now: datetime) -> list[OpenOrder]:
             "intent", "placement", "account"
         )
         orders = list(rows.order_by("pk"))
+        resting = [order for order in orders if order.status != OrderStatus.CANCELING]
+        bulk_insert(_canceling(order, source, now) for order in resting)
+        events.publish(events.EventsLogged())
         for order in orders:
             order.placement.intent = order.intent
             order.status, order.cancel_reason = OrderStatus.CANCELING, CancelReason.REQUESTED
             order.ask_at, order.updated_at = deadline, now
         bulk_save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
     return orders
+
+
+def _canceling(order: OpenOrder, source: str, now: datetime) -> OrderEvent:
+    return OrderEvent(
+        type=EventType.CANCELING,
+        source=source,
+        user_id=order.intent.user_id,
+        account_id=order.account_id,
+        strategy_account_id=order.strategy_account_id,
+        intent_id=order.intent_id,
+        symbol=order.intent.symbol,
+        before=order.status,
+        after=OrderStatus.CANCELING,
+        data={"client_order_id": order.placement.client_order_id},
+        created_at=now,
+    )
 
 
 async def _send(first: OpenOrder, refs: Sequence[OrderRef]) -> Results:

@@ -127,7 +127,7 @@ class TestWebhook:
             cancels = [{"order_type": "CANCEL", "order_id": one.client_order_id} for one in placed]
             counts[number] = cost({"orders": cancels if kind == "CANCEL" else [{"order_type": kind}]})
 
-        assert counts == {1: 20, 30: 20}
+        assert counts == {1: 21, 30: 21}
 
     def test_costs_three_statements_at_most_to_be_refused(self, follower: StrategyAccount) -> None:
         assert cost(LIMIT | {"token": "wrong"}, status=401) <= 3
