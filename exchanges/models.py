@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F
 
@@ -113,6 +114,25 @@ class Account(ConfigModel):
     is_active = models.BooleanField(default=True)
     kill_switch = models.BooleanField(
         default=False, help_text="Nothing is sent for this account while it is on."
+    )
+    # Per symbol. Empty: the installation's own. They can only lower it; see orders.planning.caps_for.
+    queue_limit_cap = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Most LIMIT orders resting per symbol; empty: QUEUE_LIMIT_CAP.",
+    )
+    queue_stop_cap = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Most STOP orders resting per symbol; empty: a quarter of the LIMIT cap, rounded up.",
+    )
+    queue_total_cap = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Most orders of both kinds resting per symbol; empty: the sum of the two.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -210,6 +210,9 @@ WEBHOOK_MAX_BODY_BYTES = 64 * 1024
 WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
 DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
+# Most LIMIT orders that rest per symbol and account; STOP orders have a quarter of it beside them.
+QUEUE_LIMIT_CAP = env.int("QUEUE_LIMIT_CAP", default=20)
+
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
 EXCHANGE_TIMEOUT_SECONDS = env.float("EXCHANGE_TIMEOUT_SECONDS", default=10.0)
 EXCHANGE_CONNECT_TIMEOUT_SECONDS = env.float("EXCHANGE_CONNECT_TIMEOUT_SECONDS", default=3.0)

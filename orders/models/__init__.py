@@ -5,6 +5,7 @@ from orders.models.failed_order import FailedOrder, FailedStatus
 from orders.models.intent import Home, OrderIntent, Placement, PlacementOutcome
 from orders.models.ledger import StrategyPosition, Trade, TradeExecution
 from orders.models.open_order import CancelReason, OpenOrder
+from orders.models.pending_order import PendingOrder
 from orders.models.strategy import ExecutionMode, KillSwitch, Strategy, StrategyAccount, UserProfile
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "OpenOrder",
     "OrderEvent",
     "OrderIntent",
+    "PendingOrder",
     "Placement",
     "PlacementOutcome",
     "Strategy",

@@ -16,6 +16,14 @@ class Book(models.Model):
     symbol = models.CharField(max_length=48)
     # What the exchange was last told; asked for once and remembered, so that orders need not wait for it.
     leverage = models.PositiveSmallIntegerField(null=True, blank=True)
+    # What rested when the exchange said "too many open orders": no more go into that lane until then.
+    limit_fits = models.PositiveSmallIntegerField(null=True, blank=True)
+    limit_fits_until = models.DateTimeField(null=True, blank=True)
+    stop_fits = models.PositiveSmallIntegerField(null=True, blank=True)
+    stop_fits_until = models.DateTimeField(null=True, blank=True)
+    # Orders that are not ours, as the last reconciliation counted them: they take up slots.
+    external_limit_orders = models.PositiveSmallIntegerField(default=0)
+    external_stop_orders = models.PositiveSmallIntegerField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

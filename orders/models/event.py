@@ -8,6 +8,7 @@ from orders.models.strategy import StrategyAccount
 
 
 class EventType(models.TextChoices):
+    QUEUED = "QUEUED", "Waiting in the queue"
     SUBMITTING = "SUBMITTING", "Submitting"
     ACCEPTED = "ACCEPTED", "Accepted"
     UNKNOWN = "UNKNOWN", "Outcome unknown"
@@ -21,6 +22,9 @@ class EventType(models.TextChoices):
     REJECTED = "REJECTED", "Rejected"
     EXPIRED = "EXPIRED", "Expired"
     FAILED = "FAILED", "Failed"
+    RETRY = "RETRY", "Sent again by a person"
+    REMOVED = "REMOVED", "Failed order removed"
+    GUARD = "GUARD", "A loss guard tripped or was resumed"
     LATE_FILL = "LATE_FILL", "Fill after the end"
     IMPOSSIBLE_REPORT = "IMPOSSIBLE_REPORT", "Report that the state table forbids"
     EXTERNAL = "EXTERNAL", "Not ours"
@@ -35,6 +39,7 @@ class EventSource(models.TextChoices):
     RECONCILIATION = "RECONCILIATION", "Reconciliation"
     RESOLVER = "RESOLVER", "Resolver"
     OPERATOR = "OPERATOR", "Operator"
+    QUEUE = "QUEUE", "Queue"
 
 
 class OrderEvent(models.Model):

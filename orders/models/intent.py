@@ -57,6 +57,7 @@ class OrderIntent(models.Model):
     quantity = ExactDecimalField()
     reduce_only = models.BooleanField(default=False)
     closes_position = models.BooleanField(default=False)  # asked for with a negative qty_per
+    is_queued = models.BooleanField(default=False)  # LIMIT and STOP of a QUEUED strategy: passes the queue
     filled_quantity = ExactDecimalField(default=Decimal(0))  # as booked by us
     home = models.CharField(max_length=8, choices=Home.choices)
     cancel_requested = models.BooleanField(default=False)
@@ -111,6 +112,7 @@ class Placement(models.Model):
     client_order_id = models.CharField(max_length=36, unique=True)
     quantity = ExactDecimalField()
     send_by = models.DateTimeField()  # database clock
+    is_retry = models.BooleanField(default=False)  # a person asked for this try
     outcome = models.CharField(
         max_length=12, choices=PlacementOutcome.choices, default=PlacementOutcome.UNRESOLVED
     )

@@ -37,7 +37,7 @@ class Strategy(ConfigModel):
     token_hash = models.CharField(max_length=64, unique=True, editable=False)
     market_type = models.CharField(max_length=24, choices=Market.choices, default=Market.SPOT)
     execution_mode = models.CharField(
-        max_length=12, choices=ExecutionMode.choices, default=ExecutionMode.IMMEDIATE
+        max_length=12, choices=ExecutionMode.choices, default=ExecutionMode.QUEUED
     )
     is_active = models.BooleanField(default=True)
     kill_switch = models.BooleanField(default=False)
