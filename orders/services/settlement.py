@@ -29,7 +29,6 @@ from exchanges.adapters.exceptions import (
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
 from exchanges.fields import plain
 from orders import events, locks
-from orders.bulk import bulk_insert, bulk_save
 from orders.models import (
     CancelReason,
     EventSource,
@@ -49,6 +48,7 @@ from orders.services import failures, ledger
 from orders.services.putting_off import PutOff, put_off
 from orders.services.waiting import pending_for
 from orders.states import CLOSED, OrderStatus, may_follow
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -686,35 +686,41 @@ class _Work:
     # --- writing ----------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Write everything that changed, a statement per kind of row."""
-        ledger.fills_book(self.fills, now=self.now)
-        bulk_save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
+        """Write everything that changed, at once."""
+        writes = Writes()
+        self._delete(writes)
+        ledger.fills_book(self.fills, writes, now=self.now)
+        writes.save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
         for intent in self.touched_intents.values():
             intent.updated_at = self.now
-        bulk_save(self.touched_intents.values(), fields=("home", "filled_quantity", "retry_count", "updated_at"))
-        bulk_save(self.touched_orders.values(), fields=("status", "ask_at", "not_found_count", "updated_at"))
-        if self.ended:
-            OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
-        if self.adopted:
-            bulk_insert(self.adopted.values())
-        if self.ended_pending:
-            PendingOrder.objects.filter(pk__in=self.ended_pending).delete()
-        bulk_insert(self.new_pending.values())
-        if self.healed_failed:
-            FailedOrder.objects.filter(
-                pk__in=[failure.pk for failure in self.healed_failed.values()]
-            ).delete()
-        bulk_save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
-        if self.new_failed:
-            bulk_insert(self.new_failed)
-            for failure in self.new_failed:
-                self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
+        writes.save(self.touched_intents.values(), fields=INTENT_FIELDS)
+        fields = "status", "ask_at", "not_found_count", "updated_at"
+        writes.save(self.touched_orders.values(), fields=fields)
+        writes.insert(self.adopted.values())
+        writes.insert(self.new_pending.values())
+        writes.save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
+        writes.insert(self.new_failed)
+        writes.insert(self.log)
+        writes.run()
+        for failure in self.new_failed:
+            self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
         if self.log:
-            bulk_insert(self.log)
             self.facts.append(events.EventsLogged())
         events.publish(*self.facts)
 
+    def _delete(self, writes: Writes) -> None:
+        ended = {order.pk for order in self.ended.values()}
+        writes.delete(OpenOrder, ended)
+        writes.delete(FailedOrder, [failure.pk for failure in self.healed_failed.values()])
+        writes.delete(PendingOrder, self.ended_pending)
+        adopted = {order.pk for order in self.adopted.values()}
+        failed = {failure.intent_id for failure in self.new_failed}
+        waits_again = self.ended_pending & self.new_pending.keys()
+        if ended & adopted or failed & self.healed_failed.keys() or waits_again:
+            writes.run()  # what comes in their place bears their unique keys
 
+
+INTENT_FIELDS = ("home", "filled_quantity", "retry_count", "updated_at")
 PLACEMENT_FIELDS = (
     "outcome",
     "exchange_order_id",
