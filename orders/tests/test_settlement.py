@@ -766,17 +766,6 @@ class TestAdoption:
         assert intent_of(placement).home == Home.EXCHANGE
         assert not FailedOrder.objects.exists()
 
-    def test_of_what_ends_in_the_same_moment(self, follower: StrategyAccount) -> None:
-        placement = self.dead(follower)
-        before = FailedOrder.objects.get()
-
-        reports = [make_report(placement, status, filled=0) for status in ("NEW", "CANCELED")]
-        settle(placement, *reports, source=EventSource.RESOLVER)
-
-        assert (status_of(placement), intent_of(placement).home) == (None, Home.FAILED)
-        after = FailedOrder.objects.get()
-        assert (before.status, after.status) == (FailedStatus.PENDING_RETRY, FailedStatus.CANCELED)
-
     def test_cancels_what_was_to_be_canceled(self, follower: StrategyAccount) -> None:
         placement = self.dead(follower, cancel_requested=True)
 
