@@ -23,6 +23,7 @@ from exchanges.adapters.exceptions import (
     ErrorType,
     ExchangeError,
     OutcomeUnknown,
+    RequestRefused,
 )
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, VenueOrderStatus
 from exchanges.fields import plain
@@ -224,7 +225,9 @@ class _Work:
         placement_ids = {outcome.placement_id for outcome in outcomes}
         list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
         # In statements of their own: only what is read after the lock is sure to be current.
-        placements = {pk: in_memory[pk] for pk in _untouched(placement_ids & in_memory.keys())}
+        # Not of a second placement: a late fill of the first may have changed its intent meanwhile.
+        remembered = {pk for pk in placement_ids & in_memory.keys() if in_memory[pk].number == 1}
+        placements = {pk: in_memory[pk] for pk in _untouched(remembered)}
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
@@ -276,6 +279,8 @@ class _Work:
         order = self.open_orders.get(placement.pk)
         if placement.outcome != PlacementOutcome.UNRESOLVED or order is None:
             return  # settled by somebody else meanwhile
+        if isinstance(error, RequestRefused):
+            self._count_try(placement)
         placement.outcome = PlacementOutcome.NEVER_PLACED
         placement.exchange_words = error.message[:500]
         self.touched_placements[placement.pk] = placement
@@ -325,8 +330,16 @@ class _Work:
         elif not placement.has_gap and placement.pk in self.applied.gaps:
             self.applied.gaps.remove(placement.pk)
 
+    def _count_try(self, placement: Placement) -> None:
+        """Count a person's retry that the exchange has answered; what never reached it costs no try."""
+        if placement.is_retry:
+            placement.intent.retry_count += 1
+            self.touched_intents[placement.intent_id] = placement.intent
+
     def _adopt_ids(self, placement: Placement, report: OrderReport) -> None:
         self.touched_placements[placement.pk] = placement
+        if placement.outcome == PlacementOutcome.UNRESOLVED:
+            self._count_try(placement)
         if report.child_order_id:
             placement.child_order_id = report.child_order_id
         if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
@@ -583,7 +596,7 @@ class _Work:
         bulk_save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
         for intent in self.touched_intents.values():
             intent.updated_at = self.now
-        bulk_save(self.touched_intents.values(), fields=("home", "filled_quantity", "updated_at"))
+        bulk_save(self.touched_intents.values(), fields=INTENT_FIELDS)
         bulk_save(self.touched_orders.values(), fields=("status", "ask_at", "not_found_count", "updated_at"))
         if self.ended:
             OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
@@ -604,6 +617,7 @@ class _Work:
         events.publish(*self.facts)
 
 
+INTENT_FIELDS = ("home", "filled_quantity", "retry_count", "updated_at")
 PLACEMENT_FIELDS = (
     "outcome",
     "exchange_order_id",
