@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from ulid import ULID
 
@@ -19,7 +19,6 @@ from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders import events, locks
-from orders.bulk import bulk_insert, insert_where
 from orders.config import StrategyConfig
 from orders.models import (
     Book,
@@ -38,6 +37,7 @@ from orders.services.cancellation import cancels_mark
 from orders.services.ledger import base_fees
 from orders.sizing import SizingError, closing_quantity
 from orders.webhook.planning import CancelPair, ConfigChanged, Pair, Plan, fit_pair
+from orders.writes import Writes, draw_keys
 
 BookKey = tuple[int, str, str]  # account id, market type, symbol
 _book_ids: dict[BookKey, int] = {}  # books are never deleted
@@ -91,7 +91,8 @@ def accept(
             raise ConfigChanged
         if dedupe_seconds:
             _look_for_twin(delivery, strategy.id, timedelta(seconds=dedupe_seconds))
-        cancels = _mark_canceled(plan, books, now)
+        writes = Writes()
+        cancels = _mark_canceled(plan, books, writes, now)
         delivery.plan = {
             "strategy": strategy.group_name,
             "is_batch": is_batch,
@@ -99,12 +100,11 @@ def accept(
             "accounts": plan.accounts,
             "cancels": cancels,
         }
-        _insert(delivery, version)
         accepted = Accepted(
             delivery, now, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
         )
-        _size_closes(plan.pairs)
-        _write(accepted, strategy, plan.pairs, book_ids, now=now)
+        _size_closes(plan.pairs, writes)
+        _write(writes, accepted, strategy, plan.pairs, book_ids, version=version, now=now)
     _note_leverage(accepted, plan.pairs, books, book_ids)
     return accepted
 
@@ -118,20 +118,6 @@ def _look_for_twin(delivery: WebhookDelivery, strategy_id: int, window: timedelt
     )
     if (twin := twins.order_by("-received_at").values_list("pk", flat=True).first()) is not None:
         raise AlreadyDelivered(twin)
-
-
-def _insert(delivery: WebhookDelivery, version: int) -> None:
-    """Write the delivery, unless the configuration changed while we waited for the books.
-
-    The version that came with the books stood before their lock was waited for. On SQLite nobody can
-    have changed it since: there the transaction itself is the lock.
-    """
-    if connection.vendor != "postgresql":
-        delivery.save(force_insert=True)
-    elif not insert_where(
-        delivery, "(SELECT version FROM exchanges_configversion WHERE id = 1) = %s", version
-    ):
-        raise ConfigChanged
 
 
 def _book_key(pair: Pair) -> BookKey:
@@ -193,14 +179,14 @@ def _books_to_cancel(plan: Plan) -> set[int]:
     return set(_meant_by(plan.cancels).values_list("book_id", flat=True)) if plan.cancels else set()
 
 
-def _mark_canceled(plan: Plan, books: dict[int, Book], now: datetime) -> list[dict[str, Any]]:
+def _mark_canceled(plan: Plan, books: dict[int, Book], writes: Writes, now: datetime) -> list[dict[str, Any]]:
     """Hold what the cancels mean, in the books that are locked; return what the answer needs of each."""
     intents: list[OrderIntent] = []
     placements: dict[int, list[Placement]] = defaultdict(list)  # by intent id
     if plan.cancels and books:
         meant = _meant_by(plan.cancels).filter(book_id__in=list(books)).values("pk")
         intents = list(locks.intents_for_update(pk__in=meant))
-        cancels_mark(intents, account_ids={pk: book.account_id for pk, book in books.items()},
+        cancels_mark(intents, writes, account_ids={pk: book.account_id for pk, book in books.items()},
                      source=EventSource.WEBHOOK, now=now)  # fmt: skip
         for placement in Placement.objects.filter(intent__in=intents).order_by("pk"):
             placements[placement.intent_id].append(placement)
@@ -237,11 +223,12 @@ def _means(cancel: CancelPair, intent: OrderIntent, placements: Iterable[Placeme
 # --- closes ---------------------------------------------------------------------------------------
 
 
-def _size_closes(pairs: Sequence[Pair]) -> None:
+def _size_closes(pairs: Sequence[Pair], writes: Writes) -> None:
     """Size closes from positions less closes still on their way, under the positions' locks."""
     closes = [pair for pair in pairs if pair.closes_percent is not None and pair.problem is None]
     if not closes:
         return
+    writes.run()  # what this payload cancels is no longer on its way
     accounts = {pair.follower.account_id for pair in closes}
     symbols = {pair.symbol for pair in closes}
     positions = list(locks.positions_for_update(account_id__in=accounts, symbol__in=symbols))
@@ -302,40 +289,56 @@ def _size_close(
 # --- writing --------------------------------------------------------------------------------------
 
 
+# The version that came with the books stood before their lock was waited for.
+AT_VERSION = "(SELECT version FROM exchanges_configversion WHERE id = 1) = %s"
+
+
 def _write(
+    writes: Writes,
     accepted: Accepted,
     strategy: StrategyConfig,
     pairs: Sequence[Pair],
     book_ids: dict[BookKey, int],
     *,
+    version: int,
     now: datetime,
 ) -> None:
-    intents = [_intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now) for pair in pairs]
-    if not intents:
-        return
-    accepted.intents = bulk_insert(intents)
+    """Write the delivery and all that goes with it, if the configuration is still the one planned with."""
+    placed = sum(pair.problem is None for pair in pairs)
+    # Without pairs nothing refers to the delivery, and it gets its key where it is written.
+    delivery_keys, intent_keys, placement_keys = draw_keys(
+        (WebhookDelivery, min(len(pairs), 1)), (OrderIntent, len(pairs)), (Placement, placed)
+    )
+    accepted.delivery.pk = next(iter(delivery_keys), None)
     accepted.account_ids = [pair.follower.account_id for pair in pairs]
     log: list[OrderEvent] = []
     failed: list[FailedOrder] = []
-    for pair, intent in zip(pairs, accepted.intents, strict=True):
+    for pair, key in zip(pairs, intent_keys, strict=True):
+        intent = _intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now)
+        intent.pk = key
+        accepted.intents.append(intent)
         accepted.accounts[pair.follower.account_id] = pair.follower.account
         if pair.problem is not None:
-            failure = failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now)
-            failed.append(failure)
+            failed.append(failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now))
             log.append(_failed_event(pair, intent, now))
         else:
             account_id = pair.follower.account_id
             placement = submission.placement_for(intent, account_id=account_id, number=1, now=now)
+            placement.pk = placement_keys[len(accepted.placements)]
             accepted.placements.append(placement)
             log.append(submission.submitting_event(placement, source=EventSource.WEBHOOK, now=now))
-    bulk_insert(accepted.placements)
-    bulk_insert(submission.open_order_for(placement, now=now) for placement in accepted.placements)
-    if failed:
-        bulk_insert(failed)
-        accepted.failed = {failure.intent_id: failure for failure in failed}
-        events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
-    bulk_insert(log)
-    events.publish(events.EventsLogged())
+    writes.insert([accepted.delivery])
+    writes.insert(accepted.intents)
+    writes.insert(accepted.placements)
+    writes.insert(submission.open_order_for(placement, now=now) for placement in accepted.placements)
+    writes.insert(failed)
+    writes.insert(log)
+    if not writes.run(AT_VERSION, version):
+        raise ConfigChanged
+    accepted.failed = {failure.intent_id: failure for failure in failed}
+    events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
+    if log:
+        events.publish(events.EventsLogged())
 
 
 def _intent(

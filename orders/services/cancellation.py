@@ -19,11 +19,11 @@ from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
-from orders.bulk import bulk_insert, bulk_save
 from orders.clock import DatabaseClock
 from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent
 from orders.services.settlement import Applied, Outcome, outcomes_apply
 from orders.states import RESTING, OrderStatus
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,14 @@ Results = list[OrderReport | ExchangeError]
 
 
 def cancels_mark(
-    intents: Collection[OrderIntent], *, account_ids: Mapping[int, int], source: str, now: datetime
+    intents: Collection[OrderIntent],
+    writes: Writes,
+    *,
+    account_ids: Mapping[int, int],
+    source: str,
+    now: datetime,
 ) -> None:
-    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks.
+    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks, and runs `writes`.
 
     `account_ids`: each book's account, for the log.
     """
@@ -42,11 +47,8 @@ def cancels_mark(
     for intent in fresh:
         intent.cancel_requested, intent.updated_at = True, now
     if fresh:
-        pks = [intent.pk for intent in fresh]
-        OrderIntent.objects.filter(pk__in=pks).update(cancel_requested=True, updated_at=now)
-        OrderEvent.objects.bulk_create(
-            _event(intent, account_ids[intent.book_id], source, now) for intent in fresh
-        )
+        writes.save(fresh, fields=("cancel_requested", "updated_at"))
+        writes.insert(_event(intent, account_ids[intent.book_id], source, now) for intent in fresh)
         events.publish(events.EventsLogged())
 
 
@@ -103,13 +105,15 @@ def _claim(intent_ids: list[int], *, source: str, now: datetime) -> list[OpenOrd
         )
         orders = list(rows.order_by("pk"))
         resting = [order for order in orders if order.status != OrderStatus.CANCELING]
-        bulk_insert(_canceling(order, source, now) for order in resting)
+        writes = Writes()
+        writes.insert(_canceling(order, source, now) for order in resting)
         events.publish(events.EventsLogged())
         for order in orders:
             order.placement.intent = order.intent
             order.status, order.cancel_reason = OrderStatus.CANCELING, CancelReason.REQUESTED
             order.ask_at, order.updated_at = deadline, now
-        bulk_save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+        writes.save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+        writes.run()
     return orders
 
 

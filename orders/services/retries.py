@@ -230,7 +230,14 @@ class _Move:
 
 
 def failed_order_event(
-    failure: FailedOrder, kind: EventType, *, account_id: int, source: str, by: str, now: datetime, message: str
+    failure: FailedOrder,
+    kind: EventType,
+    *,
+    account_id: int,
+    source: str,
+    by: str,
+    now: datetime,
+    message: str,
 ) -> OrderEvent:
     """Return a line of the log about a failed order, with who did it; not saved here."""
     intent = failure.intent
@@ -365,9 +372,7 @@ def _what_became_of(intent_ids: Mapping[int, int]) -> dict[int, RetryResult]:
         placement.intent_id: placement
         for placement in Placement.objects.filter(intent__in=pks).order_by("number")
     }
-    return {
-        failed_order_id: _result(intents[pk], last.get(pk)) for failed_order_id, pk in intent_ids.items()
-    }
+    return {failed_order_id: _result(intents[pk], last.get(pk)) for failed_order_id, pk in intent_ids.items()}
 
 
 def _result(intent: OrderIntent, placement: Placement | None) -> RetryResult:
