@@ -28,7 +28,7 @@ REASONS_SHOWN = 50  # some of them quote numbers: there may be as many as orders
 _SHARED = ("strategy_account_id", "symbol", "market_type", "side", "order_type", "price", "stop_price")
 _WHOSE = {
     "strategy": F("strategy_account__strategy__group_name"),
-    "account": F("strategy_account__account__name"),
+    "account_name": F("strategy_account__account__name"),
 }
 
 
@@ -131,6 +131,7 @@ def _told_resolving(rows: QuerySet[OpenOrder]) -> Told:
 
 
 def _row(told: dict[str, Any]) -> dict[str, Any]:
+    told["account"] = told.pop("account_name")
     if "id" in told:
         return told
     left = max(told.pop("asked") - told.pop("filled"), Decimal(0))

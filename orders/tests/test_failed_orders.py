@@ -53,6 +53,7 @@ from orders.tests.factories import (
     Exchanges,
     Queries,
     SideBySide,
+    elsewhere,
     events_of,
     make_account,
     make_fill,
@@ -370,6 +371,7 @@ class TestLateFill:
         assert intent_of(failed).home == Home.DONE
         assert exchanges.all_calls() == 0
 
+    @pytest.mark.django_db(transaction=True)
     def test_while_the_retry_is_on_its_way_is_not_forgotten(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
@@ -377,8 +379,6 @@ class TestLateFill:
         report(placement, "EXPIRED", filled=0)
 
         async def late(_: Any) -> None:
-            from orders.tests.factories import elsewhere
-
             await elsewhere(lambda: report(placement, "EXPIRED", make_fill("0.3"), filled="0.3"))
 
         exchanges.of(follower).before_placing = late
@@ -386,10 +386,6 @@ class TestLateFill:
         retry(FailedOrder.objects.get())
 
         assert OrderIntent.objects.get().filled_quantity == Decimal("0.3")
-
-    test_while_the_retry_is_on_its_way_is_not_forgotten = pytest.mark.django_db(transaction=True)(
-        test_while_the_retry_is_on_its_way_is_not_forgotten
-    )
 
 
 class TestRemove:
