@@ -22,7 +22,7 @@ UNREACHABLE_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """`wait`: none, where nothing but a free slot is missing. `counts`: the exchange answered, it was a try."""
+    """`wait`: none, where nothing but a slot is missing. `counts`: the exchange answered, it was a try."""
 
     reason: str
     wait: timedelta | None = None

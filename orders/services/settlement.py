@@ -128,6 +128,14 @@ class Applied:
         self.accepted += other.accepted
         self.moved_back += other.moved_back
 
+    @property
+    def leaves_errands(self) -> bool:
+        """Something is left to be asked of the exchange, besides missing fills."""
+        return bool(
+            self.to_cancel or self.to_place_anew or self.to_shrink
+            or self.freed_books or self.settled_books or self.full_lanes
+        )  # fmt: skip
+
     def placements_by_intent(self) -> dict[int, Placement]:
         """Each intent's latest placement among those that were applied."""
         latest: dict[int, Placement] = {}
