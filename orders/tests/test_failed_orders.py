@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from exchanges.adapters.exceptions import (
     DuplicateClientOrderId,
@@ -36,6 +37,7 @@ from orders.models import (
     WebhookDelivery,
 )
 from orders.selectors import Visible
+from orders.services import queue
 from orders.services.failed_orders import (
     BulkAction,
     Refused,
@@ -147,24 +149,47 @@ class TestRetry:
         second.intent.refresh_from_db()
         assert (second.intent.filled_quantity, second.intent.home) == (Decimal(1), Home.DONE)
 
-    def test_puts_an_order_of_the_queue_back_into_the_queue(
+    def test_sends_an_order_of_the_queue_through_the_queue(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
-        kill = Strategy.objects.get()
         failed = make_failed(follower, is_queued=True)
-        assert kill.execution_mode == "QUEUED"
 
         result = retry(failed)
 
-        intent = intent_of(failed)
-        assert result.success
-        if intent.home == Home.QUEUE:
-            assert PendingOrder.objects.get(intent=intent).is_retry is True
-            assert result.as_json() == {"success": True, "queued": True}
-        else:  # a slot was free: it rests already
-            assert Placement.objects.get(number=2).is_retry is True
-            assert result.order_id
-        assert FailedOrder.objects.exists() is False
+        placement = Placement.objects.get(number=2)  # a slot was free
+        assert result.as_json() == {"success": True, "order_id": placement.exchange_order_id}
+        assert placement.is_retry is True
+        assert intent_of(failed).retry_count == 1
+        assert (PendingOrder.objects.exists(), FailedOrder.objects.exists()) == (False, False)
+
+    def test_leaves_it_waiting_where_better_orders_have_the_slots(
+        self, follower: StrategyAccount, exchanges: Exchanges, settings: Settings
+    ) -> None:
+        settings.QUEUE_LIMIT_CAP = 1
+        resting = make_placement(follower, is_queued=True, price=Decimal(94_000))
+        report(resting, "NEW")
+        failed = make_failed(follower, is_queued=True)
+
+        result = retry(failed)
+
+        assert result.as_json() == {"success": True, "queued": True}
+        assert PendingOrder.objects.get(intent=failed.intent_id).is_retry is True
+        assert (intent_of(failed).home, intent_of(failed).retry_count) == (Home.QUEUE, 0)
+        assert exchanges.all_calls() == 0
+
+        report(resting, "CANCELED", filled=0)
+        queue.rebalance(book_ids=[intent_of(failed).book_id])
+
+        assert (intent_of(failed).home, intent_of(failed).retry_count) == (Home.EXCHANGE, 1)
+
+    def test_counts_when_a_retry_from_the_queue_is_refused(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        failed = make_failed(follower, is_queued=True)
+        exchanges.of(follower).fail(next_client_id(failed), NO_MONEY)
+
+        assert retry(failed).code == Code.FAILED_AGAIN
+        assert FailedOrder.objects.get().retry_count == 1
 
     def test_fails_again_as_a_new_failed_order_with_its_own_alert(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
