@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.test import AsyncClient, Client
 
 from orders.clock import database_now
@@ -582,3 +584,56 @@ def test_a_retried_order_lives_on_under_its_uid(
     post(owner, f"/{failed.pk}/retry")
     assert intent_of(failed).uid == failed.uid
     assert listed(owner) == []
+
+
+class TestAdmin:
+    @pytest.fixture
+    def operator(self, client: Client) -> Client:
+        client.force_login(User.objects.create_superuser("operator", password="the-operators-word"))
+        return client
+
+    def act(self, client: Client, action: str, *failed: FailedOrder, **more: str) -> Any:
+        body = {"action": action, "_selected_action": [one.pk for one in failed]} | more
+        return client.post("/admin/orders/failedorder/", body, follow=True)
+
+    def test_retries_after_a_question(
+        self, operator: Client, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        good, used_up = make_failed(follower), make_failed(follower)
+        OrderIntent.objects.filter(pk=used_up.intent_id).update(retry_count=5)
+
+        asked = self.act(operator, "retry", good, used_up)
+        assert ("Retry failed orders?" in asked.content.decode(), exchanges.all_calls()) == (True, 0)
+        done = self.act(operator, "retry", good, used_up, confirmed="yes", reason="margin is back")
+
+        assert intent_of(good).home == Home.EXCHANGE
+        assert f"#{used_up.pk}: All 5 retries are used up" in done.content.decode()
+        assert OrderEvent.objects.get(type="RETRY").data["by"] == "operator"
+        logged = LogEntry.objects.values_list("change_message", flat=True)
+        assert list(logged) == ["Retry failed orders: margin is back"] * 2
+
+    def test_removes_after_a_question(
+        self, operator: Client, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        failed = make_failed(follower)
+
+        self.act(operator, "remove", failed)
+        assert FailedOrder.objects.get().status == "pending_retry"
+        self.act(operator, "remove", failed, confirmed="yes", reason="")
+
+        assert FailedOrder.objects.get().status == "removed"
+        assert (OrderEvent.objects.get(type="REMOVED").data["by"], exchanges.all_calls()) == ("operator", 0)
+
+    def test_does_nothing_for_staff_that_may_only_look(
+        self, client: Client, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        failed = make_failed(follower)
+        staff = make_user("looker", is_staff=True)
+        staff.user_permissions.add(Permission.objects.get(codename="view_failedorder"))
+        client.force_login(staff)
+
+        for action in ("retry", "remove"):
+            self.act(client, action, failed, confirmed="yes", reason="")
+
+        failed.refresh_from_db()
+        assert (failed.status, exchanges.all_calls()) == ("pending_retry", 0)
