@@ -318,6 +318,15 @@ class Queries:
         return len(self.statements)
 
 
+def cost_on_postgresql(counts: dict[int, int], statements: int) -> bool:
+    """Tell whether `counts`, by number of orders, are all `statements`; on SQLite: all the same.
+
+    PostgreSQL gets a transaction's writes in one round trip. SQLite is no round trip away.
+    """
+    wanted = {statements} if connection.vendor == "postgresql" else set(list(counts.values())[:1])
+    return set(counts.values()) == wanted
+
+
 # --- processes that die, and others beside them ---------------------------------------------------
 
 
