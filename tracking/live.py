@@ -46,6 +46,7 @@ SECTIONS = {
         Section("failed", selectors.failed_orders),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
+        Section("stops", selectors.stops),
     )
 }
 

@@ -42,6 +42,8 @@ UNFOLD: dict[str, Any] = {
                 _item("Who follows what", "device_hub", "orders.strategyaccount"),
                 _item("Positions", "balance", "orders.strategyposition"),
                 _item("Kill switch", "power_settings_new", "orders.killswitch"),
+                _item("Loss guards", "shield", "orders.losstrip"),
+                _item("Best profits", "landscape", "orders.profitpeak"),
             ),
             _group(
                 "Orders",
