@@ -29,7 +29,7 @@ def orders_resolve() -> int:
 
 
 def queues_rebalance() -> int:
-    """Send queued orders whose time has come, and plan every book where orders wait; return how many books."""
+    """Send queued orders whose time has come, plan every book where orders wait; return how many books."""
     return due_run() + sweep()
 
 
