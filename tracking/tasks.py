@@ -9,8 +9,8 @@ from exchanges.adapters.exceptions import ExchangeError
 from exchanges.instruments import instruments_refresh
 from orders.clock import database_now
 from orders.services.deliveries import take_over_expired
-from orders.services.losses import losses_sweep
 from orders.services.failed_orders import failed_orders_retry_due
+from orders.services.losses import losses_sweep
 from orders.services.queue import due_run, sweep
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve

@@ -25,7 +25,6 @@ from orders.services.kill_switches import Scope
 from orders.services.losses import drawdowns_resume
 from orders.services.switches import strategies_set_active, strategy_rotate_token
 
-
 LIMITS = (
     "max_order_notional",
     "max_position_notional",
