@@ -73,7 +73,7 @@ AFFECTED: dict[str, frozenset[str]] = {
     EventType.EXPIRED: _REPORT,
     EventType.RETRY: _OUTCOME,
     EventType.REMOVED: frozenset({"failed"}),
-    EventType.GUARD: frozenset(),
+    EventType.GUARD: frozenset({"stops"}),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),

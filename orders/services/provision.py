@@ -65,7 +65,6 @@ class Change:
 @dataclass(slots=True)
 class ProvisionResult:
     changes: list[Change] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def provision(file: ProvisionFile, *, check_only: bool = False) -> ProvisionResult:
