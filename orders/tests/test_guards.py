@@ -584,11 +584,11 @@ class TestDenials:
         return [placement.intent for placement in make_placements(follower, orders)]
 
     def test_cost_nothing_where_nothing_is_set(self, follower: StrategyAccount) -> None:
-        intents, version = self.intents(follower), ConfigVersion.current()
+        intents, version, now = self.intents(follower), ConfigVersion.current(), database_now()
         config.guards_of_all(version=version)
 
         with Queries() as queries:
-            assert denials(intents, now=database_now(), version=version) == {}
+            assert denials(intents, now=now, version=version) == {}
 
         assert queries.count == 0
 
