@@ -6,11 +6,10 @@ Quantities in base asset or contracts, prices in quote asset, all Decimal; times
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import chain
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet
@@ -64,11 +63,15 @@ def failed_page(
     return rows, total
 
 
-def failed_stream(visible: Visible, wanted: FailedFilter, *, now: datetime) -> Iterator[dict[str, Any]]:
+def failed_stream(
+    visible: Visible, wanted: FailedFilter, *, now: datetime
+) -> Generator[dict[str, Any], None, None]:
     """Read them all, a chunk at a time, in the list's order."""
     resolving = _told_resolving(_resolving(visible, wanted, now=now))
     failed = _told_failed(_failed(visible, wanted))
-    return map(_row, chain(resolving.iterator(CHUNK), failed.iterator(CHUNK)))
+    for rows in (resolving, failed):
+        for told in rows.iterator(CHUNK):
+            yield _row(told)
 
 
 def _failed(visible: Visible, wanted: FailedFilter) -> QuerySet[FailedOrder]:
