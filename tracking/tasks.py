@@ -30,7 +30,7 @@ def orders_resolve() -> int:
 
 
 def queues_rebalance() -> int:
-    """Send queued orders whose time has come, and plan every book where orders wait; return how many books."""
+    """Send queued orders whose time has come, and plan every book where any wait; return how many."""
     return due_run() + sweep()
 
 

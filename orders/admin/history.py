@@ -10,7 +10,6 @@ from django.utils.html import format_html
 
 from exchanges.administration import HistoryAdmin, amount, link_to
 from orders.models import (
-    Book,
     OpenOrder,
     OrderEvent,
     OrderIntent,
@@ -277,11 +276,3 @@ class StrategyPositionAdmin(OrderHistoryAdmin):
     @admin.display(description="average entry")
     def at_price(self, row: StrategyPosition) -> str:
         return amount(row.average_price)
-
-
-@admin.register(Book)
-class BookAdmin(HistoryAdmin):
-    list_display = ("id", "account", "market_type", "symbol", "created_at")
-    list_filter = ("market_type", "account")
-    search_fields = ("symbol", "account__name")
-    list_select_related = ("account",)

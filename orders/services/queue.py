@@ -207,11 +207,11 @@ def _claim(book_ids: list[int], *, clock: DatabaseClock, source: str) -> Claim |
     return claim
 
 
-def _version(books: Collection[Book]) -> int:
+def _version(books: list[Book]) -> int:
     """The configuration's version, read after the locks: a lock that was waited for came with an old one."""
     if connection.vendor == "postgresql":
         return ConfigVersion.current()
-    return books[0].config_version if books else 0
+    return books[0].config_version if books else 0  # type: ignore[attr-defined]
 
 
 def _write(claim: Claim, taken: int, version: int) -> None:
