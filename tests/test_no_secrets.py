@@ -42,8 +42,7 @@ from orders.services.provision import provision
 from tests.processes import wait_until
 from tracking.models import OrderTrackingSession, SessionStatus
 from tracking.reconciliation import reconcile_account
-from tracking.resolver import resolve
-from tracking.tasks import cancels_sweep, gaps_sweep
+from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.tests.running import streams_process
 from tracking.tickers import tickers_refresh
 
@@ -127,7 +126,8 @@ def exchange(simulator: SimulatorProcess, settings: Settings, told: Told) -> Ite
 
 def echo(exchange: SimulatorProcess, **fault: Any) -> None:
     """From now on the exchange refuses everything, quoting the request and its key."""
-    exchange.add_fault("echo_secret", times=None, **({"code": -2019, "msg": "Margin?"} | fault))
+    settings: dict[str, Any] = {"code": -2019, "msg": "Margin?"} | fault
+    exchange.add_fault("echo_secret", times=None, **settings)
 
 
 def post(told: Told, market: str, *orders: dict[str, Any]) -> int:
