@@ -7,11 +7,13 @@ bump the configuration version, and each leaves a line in the log that says who 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 from django.db import transaction
 
 from orders.clock import database_now
+from orders.config import cache
 from orders.events import EventsLogged, publish
 from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy, StrategyAccount
 
@@ -24,7 +26,7 @@ def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None 
         switch, _ = KillSwitch.objects.update_or_create(
             pk=1, defaults={"engaged": engaged, "reason": reason, "changed_by_id": user_id}
         )
-        _log(f"{KILL_SWITCH} {switch}", by=by, reason=reason)
+        operator_log(f"{KILL_SWITCH} {switch}", by=by, reason=reason)
     return switch
 
 
@@ -45,7 +47,7 @@ def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str,
             strategy.is_active = active
             strategy.save(update_fields=["is_active", "updated_at"])
             word = "resumed" if active else "paused"
-            _log(f"Strategy {strategy} {word}", by=by, reason=reason, user_id=strategy.user_id)
+            operator_log(f"Strategy {strategy} {word}", by=by, reason=reason, user_id=strategy.user_id)
     return len(rows)
 
 
@@ -59,7 +61,7 @@ def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
         strategy = Strategy.objects.select_for_update().get(pk=strategy_id)
         strategy.set_token(token)
         strategy.save(update_fields=["token_hash", "updated_at"])
-        _log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
+        operator_log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
     return token
 
 
@@ -76,6 +78,23 @@ def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
     return {pk: reason for pk, reason in reasons.items() if reason}
 
 
+def stopped_by_account(*, version: int) -> Mapping[int, frozenset[int]]:
+    """Return the strategy accounts of each account that may not send: read once per configuration version.
+
+    Whoever claims orders by it writes on the condition that the version still stands.
+    """
+    return cache.get(("stopped",), version, _load_stopped)
+
+
+def _load_stopped() -> dict[int, frozenset[int]]:
+    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
+    stopped: dict[int, set[int]] = defaultdict(set)
+    for row in StrategyAccount.objects.select_related("account", "strategy__user__profile"):
+        if _stop_reason(row, system=system):
+            stopped[row.account_id].add(row.pk)
+    return {account_id: frozenset(rows) for account_id, rows in stopped.items()}
+
+
 def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
     profile = getattr(row.strategy.user, "profile", None)
     killed = row.strategy.kill_switch or row.account.kill_switch or (profile and profile.kill_switch)
@@ -88,7 +107,8 @@ def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
     return ""
 
 
-def _log(message: str, *, by: str, reason: str, user_id: int | None = None) -> None:
+def operator_log(message: str, *, by: str, reason: str = "", user_id: int | None = None) -> None:
+    """Write down what an operator did, and why."""
     OrderEvent.objects.create(
         type=EventType.OPERATOR,
         source=EventSource.OPERATOR,
