@@ -55,6 +55,7 @@ _OUTCOME = frozenset({"orders", "failed"})
 _FILLS = frozenset({"positions", "trades"})
 _REPORT = _OUTCOME | _FILLS
 AFFECTED: dict[str, frozenset[str]] = {
+    EventType.QUEUED: _OUTCOME,
     EventType.SUBMITTING: _ORDER,
     EventType.CANCEL_REQUESTED: _ORDER,
     EventType.CANCELING: _ORDER,
@@ -69,6 +70,9 @@ AFFECTED: dict[str, frozenset[str]] = {
     EventType.LIVE_AGAIN: _REPORT,
     EventType.REJECTED: _REPORT,
     EventType.EXPIRED: _REPORT,
+    EventType.RETRY: _OUTCOME,
+    EventType.REMOVED: frozenset({"failed"}),
+    EventType.GUARD: frozenset(),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),

@@ -10,7 +10,6 @@ from django.utils.html import format_html
 
 from exchanges.administration import HistoryAdmin, amount, link_to
 from orders.models import (
-    FailedOrder,
     OpenOrder,
     OrderEvent,
     OrderIntent,
@@ -172,39 +171,6 @@ class OpenOrderAdmin(OrderHistoryAdmin):
         intent = row.intent
         price = intent.price if intent.price is not None else intent.stop_price
         return f"{intent.side} {amount(intent.remaining_quantity)} {intent.order_type} {amount(price)}"
-
-
-@admin.register(FailedOrder)
-class FailedOrderAdmin(OrderHistoryAdmin):
-    list_display = (
-        "id",
-        "created_at",
-        "to_strategy_account",
-        "symbol",
-        "side",
-        "order_type",
-        "amount_left",
-        "reason",
-        "error_type",
-        "status",
-        "alert_sent",
-        "to_intent",
-    )
-    list_filter = (
-        "status",
-        "error_type",
-        "market_type",
-        "order_type",
-        "strategy_account__strategy",
-        "created_at",
-    )
-    search_fields = ("symbol", "reason", "exchange_error", "uid", "webhook_id")
-    list_select_related = ("intent", "strategy_account__strategy", "strategy_account__account")
-    ordering = ("-pk",)
-
-    @admin.display(description="unfilled")
-    def amount_left(self, row: FailedOrder) -> str:
-        return amount(row.quantity)
 
 
 @admin.register(OrderEvent)

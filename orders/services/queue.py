@@ -21,7 +21,15 @@ from django.db.models import Exists, OuterRef, Q
 from exchanges.adapters.types import OrderType
 from orders import events, locks
 from orders.clock import DatabaseClock, database_now, sql_clock
-from orders.models import Book, EventSource, OpenOrder, OrderEvent, PendingOrder
+from orders.models import (
+    Book,
+    EventSource,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    PendingOrder,
+    PlacementOutcome,
+)
 from orders.planning import LANE_OF, Lane, priority_of
 from orders.services import submission
 from orders.services.cancellation import CancelsSent
@@ -50,6 +58,13 @@ class Rebalanced:
     canceled: int = 0
     duration_ms: float = 0.0
     left_waiting: set[int] = field(default_factory=set)  # books of the last round with more than was taken
+
+    def count(self, claim: Claim, applied: Applied) -> None:
+        """Count what became of a claim, whoever heard of it first."""
+        placed = (applied.placements.get(placement.pk) for placement in claim.placements)
+        self.executed += sum(one is not None and one.outcome == PlacementOutcome.PLACED for one in placed)
+        moved = (applied.placements.get(order.placement_id) for order in claim.moves)
+        self.canceled += sum(one is not None and one.intent.home != Home.EXCHANGE for one in moved)
 
     def as_json(self) -> dict[str, Any]:
         failed = [
@@ -112,8 +127,8 @@ def errands_run(applied: Applied, *, source: str, books: Iterable[int] = ()) -> 
     """
     later = chores_run(applied, source=source)
     _mark_full([*applied.full_lanes, *later.full_lanes])
-    touched = {*books, *applied.freed_books, *applied.settled_books, *later.freed_books, *later.settled_books}
-    freed = applied.freed_books | later.freed_books
+    freed = applied.freed_books | applied.moved_books | later.freed_books | later.moved_books
+    touched = {*books, *freed, *applied.settled_books, *later.settled_books}
     if touched:
         later.merge(rebalance(book_ids=touched, freed=freed).applied)
     return later
@@ -129,6 +144,7 @@ def rebalance(
     started = time.monotonic()
     run = Rebalanced()
     books, freed = set(book_ids), set(freed)
+    before = 0
     for _ in range(ROUNDS):
         # What was just planned and left waiting waits still, most likely: planning finds out.
         if freed or not books <= run.left_waiting:
@@ -139,13 +155,15 @@ def rebalance(
             applied.merge(_round(portion, source=source, run=run))
         if not applied.placements:
             break
-        chores = chores_run(applied, source=source)
-        applied.merge(chores)
+        done = run.executed + run.canceled
+        applied.merge(chores_run(applied, source=source))
         _mark_full(applied.full_lanes)
         run.applied.merge(applied)
-        if not applied.accepted and not applied.moved_back and not applied.full_lanes:
+        if done == before and not applied.full_lanes:
             break  # all refused: what would come next is refused most likely, the next trigger tries it
-        books, freed = applied.freed_books | applied.settled_books, applied.freed_books
+        before = done
+        freed = applied.freed_books | applied.moved_books
+        books = freed | applied.settled_books
     run.duration_ms = (time.monotonic() - started) * 1000
     if run.applied.placements:
         totals.count(run)
@@ -183,8 +201,7 @@ def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
         except _Changed:
             continue
         applied = carry_out(claim, clock=clock)
-        run.executed += applied.accepted
-        run.canceled += applied.moved_back
+        run.count(claim, applied)
         run.left_waiting |= claim.left_waiting
         return applied
     logger.warning("The configuration kept changing while books %s were planned", book_ids)
@@ -242,6 +259,8 @@ def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
     elif sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers
     applied.merge(sent.record(source=EventSource.ANSWER, clock=clock))
+    # Also where a stream was faster and recorded that they ended: this is who gives their slots away.
+    applied.moved_books |= {order.book_id for order in claim.moves}
     return applied
 
 

@@ -25,6 +25,7 @@ from exchanges.adapters.exceptions import (
     ExchangeError,
     OutcomeUnknown,
     RefusedForNow,
+    RequestRefused,
 )
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
 from exchanges.fields import plain
@@ -100,10 +101,9 @@ class Applied:
     to_shrink: list[int] = field(default_factory=list)  # intents that may have more resting than is left
     queued: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: went back to the queue
     freed_books: set[int] = field(default_factory=set)  # a slot is free
+    moved_books: set[int] = field(default_factory=set)  # the same, by a cancel whose sender replans the book
     settled_books: set[int] = field(default_factory=set)  # an order is known to rest: it may be out-ranked
     full_lanes: set[FullLane] = field(default_factory=set)
-    accepted: int = 0  # placements that turned out to be on the exchange
-    moved_back: int = 0
 
     @property
     def placement_ids(self) -> list[int]:
@@ -122,17 +122,16 @@ class Applied:
             if intent_id not in other.queued:
                 self.queued.pop(intent_id, None)  # it has moved on since
         self.freed_books |= other.freed_books
+        self.moved_books |= other.moved_books
         self.settled_books |= other.settled_books
         self.full_lanes |= other.full_lanes
-        self.accepted += other.accepted
-        self.moved_back += other.moved_back
 
     @property
     def leaves_errands(self) -> bool:
         """Something is left to be asked of the exchange, besides missing fills."""
         return bool(
             self.to_cancel or self.to_place_anew or self.to_shrink
-            or self.freed_books or self.settled_books or self.full_lanes
+            or self.freed_books or self.moved_books or self.settled_books or self.full_lanes
         )  # fmt: skip
 
     def placements_by_intent(self) -> dict[int, Placement]:
@@ -271,7 +270,9 @@ class _Work:
         placement_ids = {outcome.placement_id for outcome in outcomes}
         list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
         # In statements of their own: only what is read after the lock is sure to be current.
-        placements = {pk: in_memory[pk] for pk in _untouched(placement_ids & in_memory.keys())}
+        # Not of a second placement: a late fill of the first may have changed its intent meanwhile.
+        remembered = {pk for pk in placement_ids & in_memory.keys() if in_memory[pk].number == 1}
+        placements = {pk: in_memory[pk] for pk in _untouched(remembered)}
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
@@ -333,6 +334,8 @@ class _Work:
         back = put_off(error, tries=intent.retry_count, jitter=random.random()) if intent.is_queued else None
         if intent.is_queued and isinstance(error, RefusedForNow):
             intent.retry_count += 1
+        elif back is None and isinstance(error, RequestRefused):
+            self._count_try(placement)
         if back is not None:
             self._put_off(placement, order, back)
             return
@@ -345,7 +348,9 @@ class _Work:
             priority = priority_of(OrderType(placement.intent.order_type))
             self.applied.full_lanes.add(FullLane(order.book_id, priority, back.is_account_full))
         waits_until = self.now + back.wait if back.wait else None
-        self._requeue(placement, order, reason=back.reason, waits_until=waits_until)
+        self._requeue(
+            placement, order, reason=back.reason, waits_until=waits_until, is_retry=placement.is_retry
+        )
 
     def _requeue(
         self,
@@ -355,6 +360,7 @@ class _Work:
         reason: str = "",
         waits_until: datetime | None = None,
         report: OrderReport | None = None,
+        is_retry: bool = False,
     ) -> None:
         """Move an intent home to the queue with what is left of it; the slot is free.
 
@@ -366,7 +372,12 @@ class _Work:
         if waits_until is not None:
             self.log[-1].data["waits_until"] = waits_until.isoformat()
         pending = pending_for(
-            intent, account_id=placement.account_id, now=self.now, waits_until=waits_until, reason=reason
+            intent,
+            account_id=placement.account_id,
+            now=self.now,
+            waits_until=waits_until,
+            reason=reason,
+            is_retry=is_retry,
         )
         self.new_pending[intent.pk] = self.applied.queued[intent.pk] = pending
 
@@ -381,7 +392,7 @@ class _Work:
         if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
         elif intent.is_queued:
-            self._requeue(placement, order, reason=proof.reason)
+            self._requeue(placement, order, reason=proof.reason, is_retry=placement.is_retry)
         elif isinstance(proof, Stopped):
             self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
             self._fail(intent, failures.denied_here(intent, proof.reason, ErrorType.RISK_LIMIT, now=self.now))
@@ -412,14 +423,21 @@ class _Work:
         elif not placement.has_gap and placement.pk in self.applied.gaps:
             self.applied.gaps.remove(placement.pk)
 
+    def _count_try(self, placement: Placement) -> None:
+        """Count a person's retry that the exchange has answered; what never reached it costs no try."""
+        if placement.is_retry:
+            placement.intent.retry_count += 1
+            self.touched_intents[placement.intent_id] = placement.intent
+
     def _adopt_ids(self, placement: Placement, report: OrderReport) -> None:
         self.touched_placements[placement.pk] = placement
+        if placement.outcome == PlacementOutcome.UNRESOLVED:
+            self._count_try(placement)
         if report.child_order_id:
             placement.child_order_id = report.child_order_id
         if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
             placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
         if report.status is not VenueOrderStatus.REJECTED:
-            self.applied.accepted += placement.outcome != PlacementOutcome.PLACED
             placement.outcome = PlacementOutcome.PLACED
         elif placement.outcome == PlacementOutcome.UNRESOLVED:
             placement.outcome = PlacementOutcome.NEVER_PLACED
@@ -509,7 +527,6 @@ class _Work:
                 order.ask_at = self.now
                 self._touch(placement, order)
                 return
-            self.applied.moved_back += 1
             self._requeue(placement, order, report=report)
         else:
             self._end(placement, order, kind, Home.FAILED, after=status, report=report)
@@ -611,7 +628,8 @@ class _Work:
         self.touched_orders.pop(placement.pk, None)
         if self.adopted.pop(placement.pk, None) is None:
             self.ended[placement.pk] = order
-        self.applied.freed_books.add(order.book_id)
+        moved = home == Home.QUEUE and order.cancel_reason == CancelReason.MOVE_BACK
+        (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
         self._home(placement.intent, home)
         self._event(placement, kind, before=order.status, after=after, report=report)
 
