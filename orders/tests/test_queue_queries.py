@@ -182,46 +182,6 @@ class TestRebalance:
         assert run.executed == run.canceled == 0
 
 
-class TestWebhook:
-    def test_costs_at_most_14_statements_where_slots_are_free(
-        self, follower: StrategyAccount, settings: Settings
-    ) -> None:
-        settings.QUEUE_LIMIT_CAP = 100
-        counts = {}
-        for number in (1, 30):
-            with Queries() as queries:
-                answer = post({"orders": [limit(91_000 + one) for one in range(number)]})
-            counts[number] = queries.count
-            assert answer.body["summary"]["exchange_submitted"] == number, answer.body
-        assert cost_on_postgresql(counts, 11), counts
-        assert max(counts.values()) <= 14
-
-    def test_costs_the_same_for_1_and_for_10_that_take_the_slots_of_others(
-        self, follower: StrategyAccount, exchanges: Exchanges
-    ) -> None:
-        rest(follower, 19)
-        let_wait(follower, 500, best=60_000)
-        counts = {}
-        for number in (1, 10):
-            with Queries() as queries:
-                answer = post({"orders": [limit(95_000 + number + one) for one in range(number)]})
-            counts[number] = queries.count
-            assert answer.body["summary"]["exchange_submitted"] == number, answer.body
-            assert len(exchanges.of(follower).cancelled) >= number
-        assert cost_on_postgresql(counts, 22), counts
-
-    def test_costs_less_to_let_orders_wait(self, follower: StrategyAccount) -> None:
-        rest(follower, 19)
-        let_wait(follower, 500, best=60_000)
-        counts = {}
-        for number in (1, 30):
-            with Queries() as queries:
-                answer = post({"orders": [limit(55_000 - one) for one in range(number)]})
-            counts[number] = queries.count
-            assert answer.status == 200
-        assert cost_on_postgresql(counts, 6), counts
-
-
 class TestReading:
     @pytest.mark.parametrize("waiting", [5, 500])
     def test_reads_no_more_than_the_caps(self, follower: StrategyAccount, waiting: int) -> None:
