@@ -46,6 +46,7 @@ SECTIONS = {
         Section("failed", selectors.failed_orders),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
+        Section("stops", selectors.stops),
     )
 }
 
@@ -72,7 +73,7 @@ AFFECTED: dict[str, frozenset[str]] = {
     EventType.EXPIRED: _REPORT,
     EventType.RETRY: _OUTCOME,
     EventType.REMOVED: frozenset({"failed"}),
-    EventType.GUARD: frozenset(),
+    EventType.GUARD: frozenset({"stops"}),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),
