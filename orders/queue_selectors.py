@@ -1,20 +1,21 @@
 """What waits in the queue, as people are shown it: the heads of the lines, however long they are.
 
-Four queries, whatever there is: the books, their best orders (a few index ranges in one statement), those
-that are put off, and the details of what is shown. Nothing here reads more of a line than it shows.
+Two queries, whatever there is: the books, and the heads of their lines (short ranges of an index, in one
+statement). Nothing here reads much more of a line than it shows.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F, IntegerField, OuterRef, QuerySet, Subquery
+from django.db import connection
+from django.db.models import IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.expressions import RawSQL
 
 from exchanges.adapters.types import STOP_TYPES, OrderType, Side
 from exchanges.models import Instrument
@@ -27,13 +28,6 @@ BOOKS_SHOWN = 60
 WAITING_SHOWN = 300  # altogether, and …
 SHOWN_PER_LANE = 50  # … at most as many per book and lane
 FEWEST_PER_LANE = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    intent_id: int
-    lane: Lane
-    place: int | None  # None: put off
 
 
 class _CountUpTo(Subquery):
@@ -52,9 +46,8 @@ def waiting_orders(visible: Visible, *, now: datetime) -> list[BookRow | Waiting
     if not books:
         return []
     each = max(FEWEST_PER_LANE, min(SHOWN_PER_LANE, WAITING_SHOWN // len(books)))
-    lines = _lines([book["pk"] for book in books], each=each)
-    rows = _rows(visible, lines)
-    return [row for book in books for row in _of_book(book, rows.get(book["pk"], []), now=now)]
+    lines = _lines(visible, [book["pk"] for book in books], each=each)
+    return [row for book in books for row in _of_book(book, lines.get(book["pk"], []), now=now)]
 
 
 def waiting_count(rows: Iterable[BookRow | WaitingRow]) -> str:
@@ -109,66 +102,49 @@ def _instrument_of_book(field: str) -> Subquery:
 
 # --- the lines ----------------------------------------------------------------------------------------
 
-
-def _lines(book_ids: Sequence[int], *, each: int) -> list[_Place]:
-    """The first `each` of every book's lanes, then as many of those that are put off."""
-    books: dict[tuple[int, Lane], list[Candidate]] = defaultdict(list)
-    heads = _together(
-        _ready(book_id, side, priority)[:each]
-        for book_id in book_ids
-        for side in Side
-        for priority in LANE_OF
-    )
-    columns = ("book_id", "intent_id", "side", "priority", "sort_price", "created_at")
-    for book_id, intent_id, side, priority, sort_price, created_at in heads.values_list(*columns):
-        order = Candidate(intent_id, Side(side), priority, sort_price, created_at, Standing.WAITING)
-        books[book_id, order.lane].append(order)
-    places = [
-        _Place(order.id, lane, place)
-        for (_, lane), orders in books.items()
-        for place, order in enumerate(in_turn(orders)[:each], start=1)
-    ]
-    return places + _put_off(book_ids, each=each)
+_READY = """SELECT intent_id FROM orders_pendingorder
+     WHERE book_id = {book} AND side = {side} AND priority = {priority} AND waits_until IS NULL
+     ORDER BY sort_price DESC, created_at, intent_id LIMIT %s"""
+_PUT_OFF = """SELECT intent_id FROM orders_pendingorder
+     WHERE book_id = {book} AND waits_until IS NOT NULL ORDER BY waits_until, intent_id LIMIT %s"""
+# Written out, because the ORM has no LATERAL: each slice of each book stops after its limit.
+_POSTGRESQL = f"""
+    SELECT head.intent_id
+      FROM unnest(%s::bigint[], %s::text[], %s::smallint[]) AS slice(book_id, side, priority)
+     CROSS JOIN LATERAL (
+           {_READY.format(book="slice.book_id", side="slice.side", priority="slice.priority")}) head
+     UNION ALL
+    SELECT put_off.intent_id FROM unnest(%s::bigint[]) AS book(id)
+     CROSS JOIN LATERAL ({_PUT_OFF.format(book="book.id")}) put_off"""
 
 
-def _put_off(book_ids: Sequence[int], *, each: int) -> list[_Place]:
-    rows = _together(
-        PendingOrder.objects.filter(book=book_id, waits_until__isnull=False).order_by("waits_until", "pk")[
-            :each
-        ]
-        for book_id in book_ids
-    )
-    return [
-        _Place(intent_id, LANE_OF[priority], None)
-        for intent_id, priority in rows.values_list("intent_id", "priority")
-    ]
+def _heads(book_ids: Sequence[int], *, each: int) -> QuerySet[PendingOrder]:
+    """The first `each` of every side and lane of these books, and as many of those that are put off."""
+    slices = [(book, side.value, priority) for book in book_ids for side in Side for priority in LANE_OF]
+    given: list[Any]
+    if connection.vendor == "postgresql":
+        columns = [list(column) for column in zip(*slices, strict=True)]
+        sql, given = _POSTGRESQL, [*columns, each, list(book_ids), each]
+    else:
+        ready = _READY.format(book="%s", side="%s", priority="%s")
+        parts = [f"SELECT * FROM ({ready})"] * len(slices)
+        parts += [f"SELECT * FROM ({_PUT_OFF.format(book='%s')})"] * len(book_ids)
+        given = [value for one in slices for value in (*one, each)]
+        given += [value for book in book_ids for value in (book, each)]
+        sql = " UNION ALL ".join(parts)
+    return PendingOrder.objects.filter(pk__in=RawSQL(sql, given))  # noqa: S611
 
 
-def _ready(book_id: int, side: Side, priority: int) -> QuerySet[PendingOrder]:
-    """One side of one lane in the order of its index."""
-    rows = PendingOrder.objects.filter(
-        book=book_id, side=side.value, priority=priority, waits_until__isnull=True
-    )
-    return rows.order_by(F("sort_price").desc(), "created_at", "intent_id")
-
-
-def _together(parts: Iterable[QuerySet[PendingOrder]]) -> QuerySet[PendingOrder]:
-    """One statement for all: each part reads its own short range of an index."""
-    # SQLite wants the limits a level below the union.
-    one_by_one = [PendingOrder.objects.filter(pk__in=part.values("pk")) for part in parts]
-    return one_by_one[0].union(*one_by_one[1:], all=True)
-
-
-# --- the rows -----------------------------------------------------------------------------------------
-
-
-def _rows(visible: Visible, places: Collection[_Place]) -> Mapping[int, list[WaitingRow]]:
-    """Return what the reader may see of these, by book, in the order in which they wait."""
-    by_intent = {place.intent_id: place for place in places}
+def _lines(visible: Visible, book_ids: Sequence[int], *, each: int) -> dict[int, list[WaitingRow]]:
+    """Return what the reader may see of these books' heads, each book's in the order in which they wait."""
+    heads = _heads(book_ids, each=each).annotate(is_visible=visible.holds())
     told = read(
-        PendingOrder.objects.filter(visible.rows(), pk__in=by_intent),
-        limit=len(by_intent),
+        heads,
+        limit=(2 * len(LANE_OF) + 1) * each * len(book_ids),
         book="book_id",
+        priority="priority",
+        sort_price="sort_price",
+        is_visible="is_visible",
         pk="intent_id",
         total="intent__quantity",
         filled="intent__filled_quantity",
@@ -181,18 +157,54 @@ def _rows(visible: Visible, places: Collection[_Place]) -> Mapping[int, list[Wai
         **what("intent__"),
         **whose("intent__"),
     )
-    rows: dict[int, list[WaitingRow]] = defaultdict(list)
+    places = _places(told, each=each)
+    lines: dict[int, list[WaitingRow]] = defaultdict(list)
     for row in told:
-        at = by_intent[row["pk"]]
-        row["key"] = f"waiting-{row.pop('pk')}"
-        row["quantity"] = max(row.pop("total") - row.pop("filled"), Decimal(0))
-        rows[row.pop("book")].append(WaitingRow(lane=at.lane.value, place=at.place, **row))
-    return rows
+        is_shown = row["waits_until"] or row["pk"] in places
+        if row.pop("is_visible") and is_shown:
+            lines[row.pop("book")].append(_waiting_row(row, places.get(row["pk"])))
+    for line in lines.values():
+        line.sort(key=_in_line)
+    return lines
 
 
-def _of_book(
-    book: Mapping[str, Any], rows: list[WaitingRow], *, now: datetime
-) -> list[BookRow | WaitingRow]:
+def _places(told: Iterable[Mapping[str, Any]], *, each: int) -> dict[int, int]:
+    """Each order's place in its book and lane, of the first `each`."""
+    books: dict[tuple[int, Lane], list[Candidate]] = defaultdict(list)
+    for row in told:
+        order = Candidate(
+            row["pk"],
+            Side(row["side"]),
+            row["priority"],
+            row["sort_price"],
+            row["created_at"],
+            Standing.WAITING,
+        )
+        if row["waits_until"] is None:
+            books[row["book"], order.lane].append(order)
+    return {
+        order.id: place
+        for orders in books.values()
+        for place, order in enumerate(in_turn(orders)[:each], start=1)
+    }
+
+
+def _waiting_row(told: dict[str, Any], place: int | None) -> WaitingRow:
+    pk, total, filled = told.pop("pk"), told.pop("total"), told.pop("filled")
+    del told["sort_price"]
+    return WaitingRow(
+        key=f"waiting-{pk}",
+        lane=LANE_OF[told.pop("priority")].value,
+        place=place,
+        quantity=max(total - filled, Decimal(0)),
+        **told,
+    )
+
+
+# --- the rows -----------------------------------------------------------------------------------------
+
+
+def _of_book(book: Mapping[str, Any], rows: list[WaitingRow], *, now: datetime) -> list[BookRow | WaitingRow]:
     caps = _caps(book, now=now)
     heading = BookRow(
         key=f"waiting-book-{book['pk']}",
@@ -206,7 +218,7 @@ def _of_book(
         waiting=book["waiting"],
         shown=len(rows),
     )
-    return [heading, *sorted(rows, key=_in_line)]
+    return [heading, *rows]
 
 
 def _in_line(row: WaitingRow) -> tuple[bool, bool, int, float, str]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
 
 from exchanges.models import Instrument, LastPrice
 from orders.failed_filter import EVERY_FAILED_ORDER, FailedFilter
@@ -51,6 +51,15 @@ class Visible:
         if self.strategy_account_id is not None:
             condition &= Q(strategy_account_id=self.strategy_account_id)
         return condition
+
+    def holds(self) -> Case:
+        """`rows` as a column: whether the reader may see a row that is read for another reason."""
+        condition = self.rows()
+        return (
+            Case(When(condition, then=Value(True)), default=Value(False))
+            if condition
+            else Case(default=Value(True))
+        )
 
     def events(self) -> QuerySet[OrderEvent]:
         """The part of the event log that may be shown, in no particular order."""

@@ -184,7 +184,7 @@ class TestLongLines:
                 waiting_orders(EVERYBODY, now=NOON)
             counts.append(len(queries))
 
-        assert counts == [4, 4]
+        assert counts == [2, 2]
 
 
 class TestVisible:
