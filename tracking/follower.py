@@ -29,8 +29,9 @@ from exchanges.adapters.types import (
 )
 from exchanges.models import Account
 from orders.models import EventSource
+from orders.services.queue import errands_run
 from orders.services.settlement import Applied
-from tracking.applying import errands_run, reports_apply
+from tracking.applying import reports_apply
 from tracking.differences import Disagreement
 from tracking.fetching import Question, orders_fetch
 from tracking.models import SessionStatus
@@ -243,7 +244,7 @@ class Follower:
             for placement_id in applied.gaps:
                 self._gaps.setdefault(placement_id, loop.time() + GAP_GRACE_SECONDS)
             loop.call_later(GAP_GRACE_SECONDS, self._fetch_due_gaps)
-        if applied.to_cancel or applied.to_place_anew:
+        if applied.leaves_errands:
             self._errand(self._network.run(errands_run, replace(applied, gaps=[]), source=EventSource.STREAM))
         if applied.unmatched:
             self._may_wait = True

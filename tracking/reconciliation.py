@@ -25,7 +25,8 @@ from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import EventSource, OpenOrder, Placement, StrategyPosition
-from tracking.applying import errands_run, reports_apply
+from orders.services.queue import errands_run
+from tracking.applying import reports_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
 from tracking.fetching import Question, orders_fetch
 from tracking.leases import lease_acquire, leased

@@ -30,9 +30,10 @@ from orders.clock import database_now
 from orders.models import EventSource, OpenOrder, Placement, PlacementOutcome
 from orders.services.cancellation import cancels_send
 from orders.services.gaps import fill_gaps
+from orders.services.queue import errands_run
 from orders.services.settlement import never_placed
 from orders.states import RESTING, OrderStatus
-from tracking.applying import errands_run, reports_apply
+from tracking.applying import reports_apply
 from tracking.fetching import Question, not_in_time, orders_fetch, with_fills
 from tracking.watch import StreamKey
 

@@ -27,6 +27,8 @@ JOBS = (
     Job("take over deliveries, half past", "tracking.tasks.deliveries_take_over", 1, 30),
     Job("resolve unknown orders", "tracking.tasks.orders_resolve", 1),
     Job("resolve unknown orders, half past", "tracking.tasks.orders_resolve", 1, 30),
+    Job("rebalance queues", "tracking.tasks.queues_rebalance", 1, 10),
+    Job("rebalance queues, half past", "tracking.tasks.queues_rebalance", 1, 40),
     Job("reconcile unwatched accounts", "tracking.tasks.reconcile_unwatched", 1, 15),
     Job("reconcile unwatched accounts, half past", "tracking.tasks.reconcile_unwatched", 1, 45),
     Job("load instruments", "tracking.tasks.instruments_load", DAY, 60),

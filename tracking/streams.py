@@ -20,6 +20,7 @@ from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
+from orders.services.queue import due_run
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 2.0
+DUE_SECONDS = 0.5
 SWEEP_SECONDS = 30.0
 INSTRUMENTS_SECONDS = 30.0
 TICKER_LEASE = "tickers"
@@ -75,6 +77,7 @@ class Streams:
             (LOOK_SECONDS, self._tend),
             (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
             (SETTLE_SECONDS, lambda: self._network.run(resolve)),
+            (DUE_SECONDS, lambda: self._network.run(due_run)),
             (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
             (SWEEP_SECONDS, lambda: self._network.run(cancels_sweep)),
             (INSTRUMENTS_SECONDS, self._load_instruments),

@@ -9,6 +9,7 @@ from exchanges.adapters.exceptions import ExchangeError
 from exchanges.instruments import instruments_refresh
 from orders.clock import database_now
 from orders.services.deliveries import take_over_expired
+from orders.services.queue import due_run, sweep
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.sessions import sessions_unwatched
@@ -25,6 +26,11 @@ def deliveries_take_over() -> int:
 def orders_resolve() -> int:
     """Ask what became of orders nobody knows about, and for fills that were not heard."""
     return resolve() + gaps_sweep() + cancels_sweep()
+
+
+def queues_rebalance() -> int:
+    """Send queued orders whose time has come, and plan every book where orders wait; return how many books."""
+    return due_run() + sweep()
 
 
 def reconcile_unwatched() -> int:

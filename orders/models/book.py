@@ -21,6 +21,7 @@ class Book(models.Model):
     limit_fits_until = models.DateTimeField(null=True, blank=True)
     stop_fits = models.PositiveSmallIntegerField(null=True, blank=True)
     stop_fits_until = models.DateTimeField(null=True, blank=True)
+    is_account_full = models.BooleanField(default=False)  # it said so of all symbols of the account
     # Orders that are not ours, as the last reconciliation counted them: they take up slots.
     external_limit_orders = models.PositiveSmallIntegerField(default=0)
     external_stop_orders = models.PositiveSmallIntegerField(default=0)

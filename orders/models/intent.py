@@ -149,6 +149,12 @@ class Placement(models.Model):
         return self.client_order_id
 
     @property
+    def remaining_quantity(self) -> Decimal:
+        """What of this attempt is not filled, as booked by us."""
+        remaining: Decimal = self.quantity - self.filled_quantity
+        return max(remaining, Decimal(0))
+
+    @property
     def has_gap(self) -> bool:
         """The exchange counts more as filled than we have booked."""
         return bool(self.exchange_filled_quantity > self.filled_quantity)

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from ulid import ULID
 
@@ -19,25 +19,31 @@ from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders import events, locks
-from orders.bulk import bulk_insert, insert_where
 from orders.config import StrategyConfig
 from orders.models import (
     Book,
     EventSource,
     EventType,
+    ExecutionMode,
     FailedOrder,
     Home,
+    OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     StrategyPosition,
     WebhookDelivery,
 )
+from orders.planning import LANE_OF
 from orders.services import failures, submission
 from orders.services.cancellation import cancels_mark
+from orders.services.claims import Claim, Fresh, lockable, queued_event
 from orders.services.ledger import base_fees
+from orders.services.waiting import pending_for
 from orders.sizing import SizingError, closing_quantity
 from orders.webhook.planning import CancelPair, ConfigChanged, Pair, Plan, fit_pair
+from orders.writes import Writes, draw_keys
 
 BookKey = tuple[int, str, str]  # account id, market type, symbol
 _book_ids: dict[BookKey, int] = {}  # books are never deleted
@@ -62,6 +68,12 @@ class Accepted:
     placements: list[Placement] = field(default_factory=list)
     failed: dict[int, FailedOrder] = field(default_factory=dict)  # by intent id
     cancel_intents: list[int] = field(default_factory=list)
+    moves: list[OpenOrder] = field(default_factory=list)  # out-ranked: to be canceled and to come back
+    pending: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: waits
+    resting: dict[int, int] = field(
+        default_factory=dict
+    )  # by intent id: orders in its lane that rest instead
+    queued_books: set[int] = field(default_factory=set)
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> to be set before sending
     accounts: dict[int, Account] = field(default_factory=dict)
 
@@ -91,7 +103,12 @@ def accept(
             raise ConfigChanged
         if dedupe_seconds:
             _look_for_twin(delivery, strategy.id, timedelta(seconds=dedupe_seconds))
-        cancels = _mark_canceled(plan, books, now)
+        writes = Writes()
+        meant = _meant_in(plan, books)
+        claim = _plan_queue(strategy, plan.pairs, books, book_ids, version=version, now=now, without=meant)
+        locked = lockable(meant | claim.ids) if meant or claim.ids else []
+        cancels = _mark_canceled(plan, [i for i in locked if i.pk in meant], books, writes, now)
+        taken = claim.take(intent for intent in locked if intent.pk not in meant)
         delivery.plan = {
             "strategy": strategy.group_name,
             "is_batch": is_batch,
@@ -99,12 +116,11 @@ def accept(
             "accounts": plan.accounts,
             "cancels": cancels,
         }
-        _insert(delivery, version)
         accepted = Accepted(
             delivery, now, cancel_intents=sorted({pk for cancel in cancels for pk in cancel["intent_ids"]})
         )
-        _size_closes(plan.pairs)
-        _write(accepted, strategy, plan.pairs, book_ids, now=now)
+        _size_closes(plan.pairs, writes)
+        _write(writes, accepted, strategy, plan.pairs, book_ids, claim, taken, version=version)
     _note_leverage(accepted, plan.pairs, books, book_ids)
     return accepted
 
@@ -118,20 +134,6 @@ def _look_for_twin(delivery: WebhookDelivery, strategy_id: int, window: timedelt
     )
     if (twin := twins.order_by("-received_at").values_list("pk", flat=True).first()) is not None:
         raise AlreadyDelivered(twin)
-
-
-def _insert(delivery: WebhookDelivery, version: int) -> None:
-    """Write the delivery, unless the configuration changed while we waited for the books.
-
-    The version that came with the books stood before their lock was waited for. On SQLite nobody can
-    have changed it since: there the transaction itself is the lock.
-    """
-    if connection.vendor != "postgresql":
-        delivery.save(force_insert=True)
-    elif not insert_where(
-        delivery, "(SELECT version FROM exchanges_configversion WHERE id = 1) = %s", version
-    ):
-        raise ConfigChanged
 
 
 def _book_key(pair: Pair) -> BookKey:
@@ -193,14 +195,21 @@ def _books_to_cancel(plan: Plan) -> set[int]:
     return set(_meant_by(plan.cancels).values_list("book_id", flat=True)) if plan.cancels else set()
 
 
-def _mark_canceled(plan: Plan, books: dict[int, Book], now: datetime) -> list[dict[str, Any]]:
-    """Hold what the cancels mean, in the books that are locked; return what the answer needs of each."""
-    intents: list[OrderIntent] = []
+def _meant_in(plan: Plan, books: dict[int, Book]) -> set[int]:
+    """Return the intents that the cancels mean, in the books that are locked."""
+    if not plan.cancels or not books:
+        return set()
+    return set(_meant_by(plan.cancels).filter(book_id__in=list(books)).values_list("pk", flat=True))
+
+
+def _mark_canceled(
+    plan: Plan, intents: list[OrderIntent], books: dict[int, Book], writes: Writes, now: datetime
+) -> list[dict[str, Any]]:
+    """Hold what the cancels mean, locked by the caller; return what the answer needs of each."""
+    intents = [intent for intent in intents if intent.home in (Home.QUEUE, Home.EXCHANGE)]
     placements: dict[int, list[Placement]] = defaultdict(list)  # by intent id
-    if plan.cancels and books:
-        meant = _meant_by(plan.cancels).filter(book_id__in=list(books)).values("pk")
-        intents = list(locks.intents_for_update(pk__in=meant))
-        cancels_mark(intents, account_ids={pk: book.account_id for pk, book in books.items()},
+    if intents:
+        cancels_mark(intents, writes, account_ids={pk: book.account_id for pk, book in books.items()},
                      source=EventSource.WEBHOOK, now=now)  # fmt: skip
         for placement in Placement.objects.filter(intent__in=intents).order_by("pk"):
             placements[placement.intent_id].append(placement)
@@ -234,14 +243,54 @@ def _means(cancel: CancelPair, intent: OrderIntent, placements: Iterable[Placeme
     return spec.side is None or intent.side == spec.side
 
 
+# --- the queue ------------------------------------------------------------------------------------
+
+
+def _is_queued(strategy: StrategyConfig, pair: Pair) -> bool:
+    return strategy.execution_mode == ExecutionMode.QUEUED and pair.spec.order_type is not OrderType.MARKET
+
+
+def _plan_queue(
+    strategy: StrategyConfig,
+    pairs: Sequence[Pair],
+    books: dict[int, Book],
+    book_ids: dict[BookKey, int],
+    *,
+    version: int,
+    now: datetime,
+    without: set[int],
+) -> Claim:
+    """Plan the books of the LIMIT and STOP orders; nothing is asked where the strategy has no queue.
+
+    Before closes are sized: positions are locked after intents. A close that turns out to be nothing
+    leaves its slot free, and the books are planned again when the webhook's orders are sent.
+    """
+    claim = Claim(now=now, source=EventSource.QUEUE)
+    fresh = []
+    accounts: dict[int, Account] = {}
+    for number, pair in enumerate(pairs):
+        if pair.problem is None and _is_queued(strategy, pair):
+            assert pair.spec.order_type is not None
+            book_id = book_ids[_book_key(pair)]
+            accounts[book_id] = pair.follower.account
+            side = pair.side or Side.SELL  # a close: its side is found with its size
+            fresh.append(Fresh(number, book_id, side, pair.spec.order_type, pair.price, pair.stop_price))
+    for pk, account in accounts.items():
+        books[pk].account = account
+    if fresh:
+        claim.plan([books[pk] for pk in sorted(accounts)], version=version, fresh=fresh, without=without)
+    return claim
+
+
 # --- closes ---------------------------------------------------------------------------------------
 
 
-def _size_closes(pairs: Sequence[Pair]) -> None:
+def _size_closes(pairs: Sequence[Pair], writes: Writes) -> None:
     """Size closes from positions less closes still on their way, under the positions' locks."""
     closes = [pair for pair in pairs if pair.closes_percent is not None and pair.problem is None]
     if not closes:
         return
+    writes.run()  # what this payload cancels is no longer on its way
     accounts = {pair.follower.account_id for pair in closes}
     symbols = {pair.symbol for pair in closes}
     positions = list(locks.positions_for_update(account_id__in=accounts, symbol__in=symbols))
@@ -302,40 +351,77 @@ def _size_close(
 # --- writing --------------------------------------------------------------------------------------
 
 
+# The version that came with the books stood before their lock was waited for.
+AT_VERSION = "(SELECT version FROM exchanges_configversion WHERE id = 1) = %s"
+
+
 def _write(
+    writes: Writes,
     accepted: Accepted,
     strategy: StrategyConfig,
     pairs: Sequence[Pair],
     book_ids: dict[BookKey, int],
+    claim: Claim,
+    taken: int,
     *,
-    now: datetime,
+    version: int,
 ) -> None:
-    intents = [_intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now) for pair in pairs]
-    if not intents:
-        return
-    accepted.intents = bulk_insert(intents)
+    """Write the delivery and all that goes with it, if the configuration is still the one planned with."""
+    now = claim.now
+    placed = sum(pair.problem is None for pair in pairs)  # at most: some may have to wait
+    # Without pairs nothing refers to the delivery, and it gets its key where it is written.
+    delivery_keys, intent_keys, placement_keys = draw_keys(
+        (WebhookDelivery, min(len(pairs), 1)), (OrderIntent, len(pairs)), (Placement, placed + taken)
+    )
+    accepted.delivery.pk = next(iter(delivery_keys), None)
     accepted.account_ids = [pair.follower.account_id for pair in pairs]
-    log: list[OrderEvent] = []
+    log = claim.write(writes, placement_keys[:taken])
+    keys = iter(placement_keys[taken:])
+    fresh: list[Placement] = []
     failed: list[FailedOrder] = []
-    for pair, intent in zip(pairs, accepted.intents, strict=True):
-        accepted.accounts[pair.follower.account_id] = pair.follower.account
+    for number, (pair, key) in enumerate(zip(pairs, intent_keys, strict=True)):
+        is_queued = _is_queued(strategy, pair)
+        intent = _intent(pair, accepted.delivery, strategy, book_ids[_book_key(pair)], now)
+        intent.pk, intent.is_queued = key, is_queued
+        accepted.intents.append(intent)
+        account_id = pair.follower.account_id
+        accepted.accounts[account_id] = pair.follower.account
         if pair.problem is not None:
-            failure = failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now)
-            failed.append(failure)
+            failed.append(failures.denied_here(intent, pair.problem[1], pair.problem[0], now=now))
             log.append(_failed_event(pair, intent, now))
+        elif is_queued and number not in claim.fresh:
+            log.append(_wait(accepted, intent, claim, account_id=account_id))
         else:
-            account_id = pair.follower.account_id
             placement = submission.placement_for(intent, account_id=account_id, number=1, now=now)
-            accepted.placements.append(placement)
+            placement.pk = next(keys)
+            fresh.append(placement)
             log.append(submission.submitting_event(placement, source=EventSource.WEBHOOK, now=now))
-    bulk_insert(accepted.placements)
-    bulk_insert(submission.open_order_for(placement, now=now) for placement in accepted.placements)
-    if failed:
-        bulk_insert(failed)
-        accepted.failed = {failure.intent_id: failure for failure in failed}
-        events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
-    bulk_insert(log)
-    events.publish(events.EventsLogged())
+    writes.insert([accepted.delivery])
+    writes.insert(accepted.intents)
+    writes.insert(fresh)
+    writes.insert(submission.open_order_for(placement, now=now) for placement in fresh)
+    writes.insert(accepted.pending.values())
+    writes.insert(failed)
+    writes.insert(log)
+    if not writes.run(AT_VERSION, version):
+        raise ConfigChanged
+    accepted.placements = [*fresh, *claim.placements]
+    accepted.moves, accepted.queued_books = claim.moves, set(claim.plans)
+    accepted.accounts = claim.accounts | accepted.accounts
+    accepted.leverage = claim.leverage
+    accepted.failed = {failure.intent_id: failure for failure in failed}
+    events.publish(*(events.OrderFailed(failure.pk, failure.webhook_id) for failure in failed))
+    if log:
+        events.publish(events.EventsLogged())
+
+
+def _wait(accepted: Accepted, intent: OrderIntent, claim: Claim, *, account_id: int) -> OrderEvent:
+    """Put an order into the queue; say how many rest before it."""
+    intent.home = Home.QUEUE
+    pending = pending_for(intent, account_id=account_id, now=claim.now)
+    accepted.pending[intent.pk] = pending
+    accepted.resting[intent.pk] = claim.states[intent.book_id].resting(LANE_OF[pending.priority])
+    return queued_event(intent, account_id=account_id, source=EventSource.WEBHOOK, now=claim.now)
 
 
 def _intent(

@@ -19,11 +19,11 @@ from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
-from orders.bulk import bulk_insert, bulk_save
 from orders.clock import DatabaseClock
-from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent
+from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent, PendingOrder
 from orders.services.settlement import Applied, Outcome, outcomes_apply
 from orders.states import RESTING, OrderStatus
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -32,27 +32,38 @@ Results = list[OrderReport | ExchangeError]
 
 
 def cancels_mark(
-    intents: Collection[OrderIntent], *, account_ids: Mapping[int, int], source: str, now: datetime
+    intents: Collection[OrderIntent],
+    writes: Writes,
+    *,
+    account_ids: Mapping[int, int],
+    source: str,
+    now: datetime,
 ) -> None:
-    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks.
+    """Set `cancel_requested`. The caller holds the books' locks and the intents' locks, and runs `writes`.
 
     `account_ids`: each book's account, for the log.
     """
     fresh = [intent for intent in intents if not intent.cancel_requested]
+    waiting = [intent for intent in fresh if intent.home == Home.QUEUE]
     for intent in fresh:
         intent.cancel_requested, intent.updated_at = True, now
+    for intent in waiting:
+        intent.home = Home.DONE  # nothing of it is on an exchange
     if fresh:
-        pks = [intent.pk for intent in fresh]
-        OrderIntent.objects.filter(pk__in=pks).update(cancel_requested=True, updated_at=now)
-        OrderEvent.objects.bulk_create(
-            _event(intent, account_ids[intent.book_id], source, now) for intent in fresh
-        )
+        writes.save(fresh, fields=("cancel_requested", "home", "updated_at"))
+        writes.delete(PendingOrder, [intent.pk for intent in waiting])
+        asked = EventType.CANCEL_REQUESTED
+        log = [_event(intent, asked, account_ids[intent.book_id], source, now) for intent in fresh]
+        log += [
+            _event(intent, EventType.CANCELED, account_ids[intent.book_id], source, now) for intent in waiting
+        ]
+        writes.insert(log)
         events.publish(events.EventsLogged())
 
 
-def _event(intent: OrderIntent, account_id: int, source: str, now: datetime) -> OrderEvent:
+def _event(intent: OrderIntent, kind: EventType, account_id: int, source: str, now: datetime) -> OrderEvent:
     return OrderEvent(
-        type=EventType.CANCEL_REQUESTED,
+        type=kind,
         source=source,
         user_id=intent.user_id,
         account_id=account_id,
@@ -69,21 +80,39 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
     Safe to repeat: an order that is gone by then is fetched and its end is applied.
     """
     clock = DatabaseClock(now)
-    orders = _claim(list(intent_ids), source=source, now=now)
-    groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
-    for order in orders:
-        groups[order.account_id, order.intent.market_type].append(order)
-    started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
-    applied = Applied()
-    if started and not connection.in_atomic_block:
+    sent = CancelsSent(_claim(list(intent_ids), source=source, now=now))
+    if sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers
-    for group, future in started:
-        try:
-            results: Results = future.result()
-        except ExchangeError as exc:
-            results = [exc for _ in group]
-        applied.merge(_record(group, results, source=source, now=clock.now()))
-    return applied
+    return sent.record(source=source, clock=clock)
+
+
+class CancelsSent:
+    """Cancels of orders that stand as CANCELING: on their way from the moment this is made."""
+
+    def __init__(self, orders: Iterable[OpenOrder]) -> None:
+        groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
+        for order in orders:
+            groups[order.account_id, order.intent.market_type].append(order)
+        self._started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._started)
+
+    def record(self, *, source: str, clock: DatabaseClock) -> Applied:
+        """Wait for the answers and record them."""
+        applied = Applied()
+        for group, future in self._started:
+            try:
+                results: Results = future.result()
+            except ExchangeError as exc:
+                results = [exc for _ in group]
+            except Exception:
+                # A fault of our own: the orders stay CANCELING, and the resolver looks after their deadline.
+                logger.exception("Canceling %s orders broke", len(group))
+                continue
+            applied.merge(_record(group, results, source=source, now=clock.now()))
+        return applied
 
 
 def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:
@@ -103,17 +132,19 @@ def _claim(intent_ids: list[int], *, source: str, now: datetime) -> list[OpenOrd
         )
         orders = list(rows.order_by("pk"))
         resting = [order for order in orders if order.status != OrderStatus.CANCELING]
-        bulk_insert(_canceling(order, source, now) for order in resting)
+        writes = Writes()
+        writes.insert(canceling_event(order, source=source, now=now) for order in resting)
         events.publish(events.EventsLogged())
         for order in orders:
             order.placement.intent = order.intent
             order.status, order.cancel_reason = OrderStatus.CANCELING, CancelReason.REQUESTED
             order.ask_at, order.updated_at = deadline, now
-        bulk_save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+        writes.save(orders, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+        writes.run()
     return orders
 
 
-def _canceling(order: OpenOrder, source: str, now: datetime) -> OrderEvent:
+def canceling_event(order: OpenOrder, *, source: str, now: datetime) -> OrderEvent:
     return OrderEvent(
         type=EventType.CANCELING,
         source=source,

@@ -9,6 +9,8 @@ import secrets
 import socket
 import threading
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,12 +29,14 @@ from orders.models import (
     Home,
     OpenOrder,
     OrderIntent,
+    PendingOrder,
     Placement,
     PlacementOutcome,
     WebhookDelivery,
 )
 from orders.services import submission
 from orders.services.cancellation import cancels_send
+from orders.services.queue import errands_run, rebalance
 from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
 from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
@@ -204,6 +208,9 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
             anew = _never_placed_intents(delivery)
             if anew:
                 after_dispatch(submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER))
+        waiting = OrderIntent.objects.filter(delivery=delivery, home=Home.QUEUE)
+        if books := set(waiting.values_list("book_id", flat=True)):
+            rebalance(book_ids=books)
         return _answer_if_settled(delivery)
     finally:
         keeper.release(delivery.pk)
@@ -247,6 +254,8 @@ def _carry_out(
 
 def _longest_wait(placement: Placement, limit: int | None) -> float:
     """How old a signal may be that was never sent. A MARKET order's moment passes soon."""
+    if placement.intent.is_queued:
+        return math.inf  # it is made to wait
     most = float(limit) if limit else math.inf
     return min(most, MARKET_WAITS_SECONDS) if placement.intent.order_type == OrderType.MARKET else most
 
@@ -256,10 +265,12 @@ def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:
     cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
 
 
-def after_dispatch(applied: Applied) -> None:
-    """Cancel what came alive after its cancel was asked for."""
-    if applied.to_cancel:
-        cancels_send(intent_ids=applied.to_cancel, source=EventSource.ANSWER, now=database_now())
+def after_dispatch(applied: Applied, *, books: Iterable[int] = ()) -> Applied:
+    """Cancel what came alive after its cancel was asked for, and fill the slots that are free now.
+
+    Fills that the answers left out come by the streams; nobody waits for them here.
+    """
+    return errands_run(replace(applied, gaps=[]), source=EventSource.ANSWER, books=books)
 
 
 def _never_placed_intents(delivery: WebhookDelivery) -> list[int]:
@@ -284,14 +295,21 @@ def _in_doubt(placement: Placement | None) -> bool:
 
 
 def pairs_of(delivery: WebhookDelivery) -> list[PairOutcome]:
-    """Read what became of a delivery's pairs, with three queries."""
+    """Read what became of a delivery's pairs, with four queries."""
     intents = list(OrderIntent.objects.filter(delivery=delivery).select_related("book"))
     latest: dict[int, Placement] = {}
     for placement in Placement.objects.filter(intent__in=intents).order_by("number"):
         latest[placement.intent_id] = placement
     failed = {row.intent_id: row for row in FailedOrder.objects.filter(intent__in=intents)}
+    pending = {row.pk: row for row in PendingOrder.objects.filter(intent__in=intents)}
     return [
-        PairOutcome(intent, intent.book.account_id, latest.get(intent.pk), failed.get(intent.pk))
+        PairOutcome(
+            intent,
+            intent.book.account_id,
+            latest.get(intent.pk),
+            failed.get(intent.pk),
+            pending.get(intent.pk),
+        )
         for intent in intents
     ]
 

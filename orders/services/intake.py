@@ -22,7 +22,7 @@ from orders.config import StrategyConfig, strategy_config
 from orders.models import DeliveryState, EventSource, WebhookDelivery
 from orders.services import deliveries, submission
 from orders.services.acceptance import Accepted, AlreadyDelivered, accept
-from orders.services.cancellation import cancels_send
+from orders.services.cancellation import CancelsSent, cancels_send
 from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
 from orders.services.switches import stop_reasons
 from orders.webhook import authentication
@@ -357,7 +357,7 @@ class _Intake:
         deliveries.keeper.hold(delivery.pk)
         try:
             applied = Applied()
-            if accepted.placements or accepted.cancel_intents:
+            if accepted.placements or accepted.cancel_intents or accepted.moves:
                 if not deliveries.delivery_start(delivery.pk, version=self.version):
                     if not deliveries.delivery_start(delivery.pk):
                         # We slept past our lease: whoever took the delivery over sends it, we send nothing.
@@ -392,11 +392,15 @@ class _Intake:
         def answered(at: float) -> None:
             self.incoming.note("submitted_ms", at)
 
+        moved = CancelsSent(accepted.moves)  # on their way beside everything else
         if not accepted.cancel_intents:
             applied = submission.dispatch(work(accepted.placements), on_answer=answered)
         else:
             applied = self._send_by_account(accepted, work, answered)
-        deliveries.after_dispatch(applied)
+        applied.merge(moved.record(source=EventSource.ANSWER, clock=self.clock))
+        # A close that came to nothing was planned for: its slot is given away after all.
+        again = accepted.queued_books if accepted.failed else ()
+        applied.merge(deliveries.after_dispatch(applied, books=again))
         return applied
 
     def _send_by_account(
@@ -426,13 +430,15 @@ class _Intake:
         return merged
 
     def _compose(self, accepted: Accepted, applied: Applied) -> WebhookAnswer:
-        by_intent = {placement.intent_id: placement for placement in applied.placements.values()}
+        by_intent = applied.placements_by_intent()
         pairs = []
         for intent, account_id in zip(accepted.intents, accepted.account_ids, strict=True):
             placement = by_intent.get(intent.pk)
             failed = applied.failed.get(intent.pk) or accepted.failed.get(intent.pk)
             current = placement.intent if placement else intent
-            pairs.append(PairOutcome(current, account_id, placement, failed))
+            pending = applied.queued.get(intent.pk) or accepted.pending.get(intent.pk)
+            resting = accepted.resting.get(intent.pk)
+            pairs.append(PairOutcome(current, account_id, placement, failed, pending, resting))
         cancels = deliveries.cancel_results(accepted.delivery.plan)
         return deliveries.compose_for(
             accepted.delivery, pairs, cancels=cancels, timings=dict(self.incoming.timings)

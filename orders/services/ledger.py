@@ -11,13 +11,21 @@ from decimal import Decimal
 from exchanges.adapters.types import Fill, Side
 from exchanges.fields import plain
 from orders import locks
-from orders.bulk import bulk_insert, bulk_save
 from orders.folding import FoldKey, PositionState, fold, fold_key
 from orders.models import OrderIntent, Placement, StrategyPosition, Trade, TradeExecution
+from orders.writes import Writes
 
 PositionKey = tuple[int, str, str]  # strategy account id, market type, symbol
 Booked = defaultdict[int, set[str]]  # trade ids by placement id
 FOLDED = ("realized_pnl", "position_quantity", "position_average_price", "position_realized_pnl")
+POSITION = (
+    "quantity",
+    "average_price",
+    "realized_pnl",
+    "last_executed_at",
+    "last_trade_id",
+    "updated_at",
+)
 TRADED = (
     "quantity",
     "notional",
@@ -52,8 +60,11 @@ def booked_trades(placements: Iterable[Placement]) -> Booked:
     return booked
 
 
-def fills_book(fills: Sequence[NewFill], *, now: datetime) -> None:
-    """Store new fills and fold them into trades and positions. The intents are locked by the caller."""
+def fills_book(fills: Sequence[NewFill], writes: Writes, *, now: datetime) -> None:
+    """Store new fills and fold them into trades and positions.
+
+    The intents are locked by the caller, who runs `writes`; their `filled_quantity` counts the fills.
+    """
     if not fills:
         return
     executions = [_execution(new, now) for new in fills]
@@ -65,24 +76,15 @@ def fills_book(fills: Sequence[NewFill], *, now: datetime) -> None:
     refolded: list[TradeExecution] = []
     for key, fresh in by_position.items():
         refolded += _fold_into(positions[key], fresh)
-    bulk_insert(executions)
-    bulk_save(refolded, fields=FOLDED)
+    trades = _trades(
+        {new.placement.intent_id: new.placement.intent for new in fills}, fresh=executions, refolded=refolded
+    )
+    writes.insert(executions)
+    writes.save(refolded, fields=FOLDED)
     for position in positions.values():
         position.updated_at = now
-    bulk_save(
-        positions.values(),
-        fields=(
-            "quantity",
-            "average_price",
-            "realized_pnl",
-            "last_executed_at",
-            "last_trade_id",
-            "updated_at",
-        ),
-    )
-    _trades_save(
-        {new.placement.intent_id: new.placement.intent for new in fills}, {e.intent_id for e in refolded}
-    )
+    writes.save(positions.values(), fields=POSITION)
+    writes.upsert(trades, unique=("intent",), fields=TRADED)
 
 
 def _execution(new: NewFill, now: datetime) -> TradeExecution:
@@ -212,18 +214,26 @@ def _key(execution: TradeExecution) -> FoldKey:
     return fold_key(execution.executed_at, execution.trade_id, execution.exchange_order_id)
 
 
-def _trades_save(intents: dict[int, OrderIntent], refolded_intents: set[int]) -> None:
-    """Write the totals of every order that has new fills, or whose PnL was folded again."""
-    ids = set(intents) | refolded_intents
-    rows = TradeExecution.objects.filter(intent_id__in=ids).order_by("executed_at", "pk")
+def _trades(
+    intents: dict[int, OrderIntent], *, fresh: list[TradeExecution], refolded: list[TradeExecution]
+) -> list[Trade]:
+    """Return the totals of every order that has new fills, or whose PnL was folded again."""
     by_intent: dict[int, list[TradeExecution]] = defaultdict(list)
-    for row in rows:
-        by_intent[row.intent_id].append(row)
-    trades = [_trade(executions) for executions in by_intent.values()]
-    Trade.objects.bulk_create(trades, update_conflicts=True, update_fields=TRADED, unique_fields=["intent"])
+    for execution in fresh:
+        by_intent[execution.intent_id].append(execution)
+    had_none = {
+        pk for pk, new in by_intent.items() if intents[pk].filled_quantity == sum(one.quantity for one in new)
+    }
+    ids = (by_intent.keys() | {execution.intent_id for execution in refolded}) - had_none
+    if ids:
+        changed = {execution.pk: execution for execution in refolded}  # not written yet
+        for row in TradeExecution.objects.filter(intent_id__in=ids):
+            by_intent[row.intent_id].append(changed.get(row.pk, row))
+    return [_trade(executions) for executions in by_intent.values()]
 
 
 def _trade(executions: list[TradeExecution]) -> Trade:
+    executions.sort(key=_key)
     first = executions[0]
     quantity = sum((one.quantity for one in executions), Decimal(0))
     notional = sum((one.quantity * one.price for one in executions), Decimal(0))
@@ -242,6 +252,6 @@ def _trade(executions: list[TradeExecution]) -> Trade:
         average_price=notional / quantity,
         fees={asset: plain(amount) for asset, amount in fees.items()},
         realized_pnl=sum((one.realized_pnl for one in executions), Decimal(0)),
-        first_executed_at=executions[0].executed_at,
+        first_executed_at=first.executed_at,
         last_executed_at=executions[-1].executed_at,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,11 +24,11 @@ from exchanges.adapters.exceptions import (
     ErrorType,
     ExchangeError,
     OutcomeUnknown,
+    RefusedForNow,
 )
-from exchanges.adapters.types import VENUE_CLOSED, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
 from exchanges.fields import plain
 from orders import events, locks
-from orders.bulk import bulk_insert, bulk_save
 from orders.models import (
     CancelReason,
     EventSource,
@@ -38,11 +39,16 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     PlacementOutcome,
 )
+from orders.planning import priority_of
 from orders.services import failures, ledger
+from orders.services.putting_off import PutOff, put_off
+from orders.services.waiting import pending_for
 from orders.states import CLOSED, OrderStatus, may_follow
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +78,15 @@ class Outcome:
     result: OrderReport | ExchangeError | NeverPlaced | Stopped
 
 
+@dataclass(frozen=True, slots=True)
+class FullLane:
+    """The exchange takes no more orders of this kind: of this symbol, or of the whole account."""
+
+    book_id: int
+    priority: int
+    account_wide: bool
+
+
 @dataclass(slots=True)
 class Applied:
     """What is left to do after the commit, by whoever called."""
@@ -82,7 +97,13 @@ class Applied:
     gaps: list[int] = field(default_factory=list)  # placements with fills that we have not booked
     to_cancel: list[int] = field(default_factory=list)  # intents that came alive after their cancel
     to_place_anew: list[int] = field(default_factory=list)  # intents of an unanswered delivery
-    freed_books: set[int] = field(default_factory=set)
+    to_shrink: list[int] = field(default_factory=list)  # intents that may have more resting than is left
+    queued: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: went back to the queue
+    freed_books: set[int] = field(default_factory=set)  # a slot is free
+    settled_books: set[int] = field(default_factory=set)  # an order is known to rest: it may be out-ranked
+    full_lanes: set[FullLane] = field(default_factory=set)
+    accepted: int = 0  # placements that turned out to be on the exchange
+    moved_back: int = 0
 
     @property
     def placement_ids(self) -> list[int]:
@@ -95,7 +116,31 @@ class Applied:
         self.gaps += other.gaps
         self.to_cancel += other.to_cancel
         self.to_place_anew += other.to_place_anew
+        self.to_shrink += other.to_shrink
+        self.queued |= other.queued
+        for intent_id in other.placements_by_intent():
+            if intent_id not in other.queued:
+                self.queued.pop(intent_id, None)  # it has moved on since
         self.freed_books |= other.freed_books
+        self.settled_books |= other.settled_books
+        self.full_lanes |= other.full_lanes
+        self.accepted += other.accepted
+        self.moved_back += other.moved_back
+
+    @property
+    def leaves_errands(self) -> bool:
+        """Something is left to be asked of the exchange, besides missing fills."""
+        return bool(
+            self.to_cancel or self.to_place_anew or self.to_shrink
+            or self.freed_books or self.settled_books or self.full_lanes
+        )  # fmt: skip
+
+    def placements_by_intent(self) -> dict[int, Placement]:
+        """Each intent's latest placement among those that were applied."""
+        latest: dict[int, Placement] = {}
+        for placement in sorted(self.placements.values(), key=lambda one: one.number):
+            latest[placement.intent_id] = placement
+        return latest
 
 
 def apply_reports(
@@ -214,6 +259,8 @@ class _Work:
     new_failed: list[FailedOrder] = field(default_factory=list)
     shrunk_failed: dict[int, FailedOrder] = field(default_factory=dict)
     healed_failed: dict[int, FailedOrder] = field(default_factory=dict)
+    new_pending: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id
+    ended_pending: set[int] = field(default_factory=set)  # intent ids
     log: list[OrderEvent] = field(default_factory=list)
     facts: list[events.Fact] = field(default_factory=list)
 
@@ -279,11 +326,49 @@ class _Work:
         placement.outcome = PlacementOutcome.NEVER_PLACED
         placement.exchange_words = error.message[:500]
         self.touched_placements[placement.pk] = placement
-        if placement.intent.cancel_requested:
+        intent = placement.intent
+        if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
             return
+        back = put_off(error, tries=intent.retry_count, jitter=random.random()) if intent.is_queued else None
+        if intent.is_queued and isinstance(error, RefusedForNow):
+            intent.retry_count += 1
+        if back is not None:
+            self._put_off(placement, order, back)
+            return
         self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
-        self._fail(placement.intent, failures.from_error(placement.intent, error, now=self.now))
+        self._fail(intent, failures.from_error(intent, error, now=self.now))
+
+    def _put_off(self, placement: Placement, order: OpenOrder, back: PutOff) -> None:
+        """Refused for now, or never sent: it waits in the queue for its next turn."""
+        if back.is_full:
+            priority = priority_of(OrderType(placement.intent.order_type))
+            self.applied.full_lanes.add(FullLane(order.book_id, priority, back.is_account_full))
+        waits_until = self.now + back.wait if back.wait else None
+        self._requeue(placement, order, reason=back.reason, waits_until=waits_until)
+
+    def _requeue(
+        self,
+        placement: Placement,
+        order: OpenOrder,
+        *,
+        reason: str = "",
+        waits_until: datetime | None = None,
+        report: OrderReport | None = None,
+    ) -> None:
+        """Move an intent home to the queue with what is left of it; the slot is free.
+
+        Only where its placement has surely ended and every fill of it is booked.
+        """
+        intent = placement.intent
+        self._end(placement, order, EventType.QUEUED, Home.QUEUE, after=OrderStatus.CANCELED, report=report)
+        self.log[-1].after, self.log[-1].message = "", reason[:500]
+        if waits_until is not None:
+            self.log[-1].data["waits_until"] = waits_until.isoformat()
+        pending = pending_for(
+            intent, account_id=placement.account_id, now=self.now, waits_until=waits_until, reason=reason
+        )
+        self.new_pending[intent.pk] = self.applied.queued[intent.pk] = pending
 
     def _apply_never_placed(self, placement: Placement, proof: NeverPlaced | Stopped) -> None:
         order = self.open_orders.get(placement.pk)
@@ -295,6 +380,8 @@ class _Work:
         self.touched_placements[placement.pk] = placement
         if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+        elif intent.is_queued:
+            self._requeue(placement, order, reason=proof.reason)
         elif isinstance(proof, Stopped):
             self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
             self._fail(intent, failures.denied_here(intent, proof.reason, ErrorType.RISK_LIMIT, now=self.now))
@@ -332,6 +419,7 @@ class _Work:
         if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
             placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
         if report.status is not VenueOrderStatus.REJECTED:
+            self.applied.accepted += placement.outcome != PlacementOutcome.PLACED
             placement.outcome = PlacementOutcome.PLACED
         elif placement.outcome == PlacementOutcome.UNRESOLVED:
             placement.outcome = PlacementOutcome.NEVER_PLACED
@@ -380,6 +468,8 @@ class _Work:
             self._move(placement, order, target, kind, report)
             if placement.intent.cancel_requested:
                 self.applied.to_cancel.append(placement.intent_id)
+            elif placement.remaining_quantity > placement.intent.remaining_quantity:
+                self.applied.to_shrink.append(placement.intent_id)  # an earlier placement has filled since
         elif fresh:
             self._event(placement, EventType.PARTIALLY_FILLED, report=report)
 
@@ -413,6 +503,14 @@ class _Work:
             self.facts.append(events.OrderFilled(intent.pk))
         elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
             self._end(placement, order, kind, Home.DONE, after=status, report=report)
+        elif self._was_moved_back(order, intent, status):
+            if report.filled_quantity is None and self.source not in FRESHLY_FETCHED:
+                # Canceled, and not a word about what had filled by then: ask before it waits again.
+                order.ask_at = self.now
+                self._touch(placement, order)
+                return
+            self.applied.moved_back += 1
+            self._requeue(placement, order, report=report)
         else:
             self._end(placement, order, kind, Home.FAILED, after=status, report=report)
             words = placement.exchange_words
@@ -420,12 +518,22 @@ class _Work:
                 intent, failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
             )
 
+    @staticmethod
+    def _was_moved_back(order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
+        asked = order.status == OrderStatus.CANCELING and order.cancel_reason == CancelReason.MOVE_BACK
+        return asked and intent.is_queued and status == OrderStatus.CANCELED
+
     def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:
         """A report about an order that has ended here. Fills count; it re-opens nothing by itself."""
         intent = placement.intent
         if fresh:
             self._event(placement, EventType.LATE_FILL, report=report)
             self._shrink_failed(intent)
+            if intent.home == Home.EXCHANGE:
+                self.applied.to_shrink.append(intent.pk)  # its next placement asks for what was left before
+            elif intent.home == Home.QUEUE and intent.remaining_quantity == 0:
+                self._leave_queue(intent)
+                self._home(intent, Home.DONE)
             return
         if report.status in VENUE_CLOSED:
             contradicts = before_said in VENUE_CLOSED and before_said != report.status
@@ -456,6 +564,7 @@ class _Work:
         self.open_orders[placement.pk] = order
         self.adopted[placement.pk] = order
         self._heal_failed(intent)
+        self._leave_queue(intent)
         self._home(intent, Home.EXCHANGE)
         self._event(placement, EventType.LIVE_AGAIN, after=status, report=report)
         if intent.cancel_requested:
@@ -477,6 +586,8 @@ class _Work:
         self, placement: Placement, order: OpenOrder, after: OrderStatus, kind: EventType, report: OrderReport
     ) -> None:
         before = order.status
+        if before in (OrderStatus.SUBMITTING, OrderStatus.CANCELING):
+            self.applied.settled_books.add(order.book_id)
         order.status, order.updated_at, order.ask_at, order.not_found_count = after, self.now, None, 0
         self._touch(placement, order)
         self._event(placement, kind, before=before, after=after, report=report)
@@ -507,6 +618,11 @@ class _Work:
     def _home(self, intent: OrderIntent, home: Home) -> None:
         intent.home = home
         self.touched_intents[intent.pk] = intent
+
+    def _leave_queue(self, intent: OrderIntent) -> None:
+        if intent.home == Home.QUEUE and self.new_pending.pop(intent.pk, None) is None:
+            self.ended_pending.add(intent.pk)
+        self.applied.queued.pop(intent.pk, None)
 
     def _fail(self, intent: OrderIntent, failure: FailedOrder) -> None:
         self.failed[intent.pk] = failure
@@ -578,32 +694,41 @@ class _Work:
     # --- writing ----------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Write everything that changed, a statement per kind of row."""
-        ledger.fills_book(self.fills, now=self.now)
-        bulk_save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
+        """Write everything that changed, at once."""
+        writes = Writes()
+        self._delete(writes)
+        ledger.fills_book(self.fills, writes, now=self.now)
+        writes.save(self.touched_placements.values(), fields=PLACEMENT_FIELDS)
         for intent in self.touched_intents.values():
             intent.updated_at = self.now
-        bulk_save(self.touched_intents.values(), fields=("home", "filled_quantity", "updated_at"))
-        bulk_save(self.touched_orders.values(), fields=("status", "ask_at", "not_found_count", "updated_at"))
-        if self.ended:
-            OpenOrder.objects.filter(pk__in=[order.pk for order in self.ended.values()]).delete()
-        if self.adopted:
-            bulk_insert(self.adopted.values())
-        if self.healed_failed:
-            FailedOrder.objects.filter(
-                pk__in=[failure.pk for failure in self.healed_failed.values()]
-            ).delete()
-        bulk_save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
-        if self.new_failed:
-            bulk_insert(self.new_failed)
-            for failure in self.new_failed:
-                self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
+        writes.save(self.touched_intents.values(), fields=INTENT_FIELDS)
+        fields = "status", "ask_at", "not_found_count", "updated_at"
+        writes.save(self.touched_orders.values(), fields=fields)
+        writes.insert(self.adopted.values())
+        writes.insert(self.new_pending.values())
+        writes.save(self.shrunk_failed.values(), fields=("quantity", "order_params", "updated_at"))
+        writes.insert(self.new_failed)
+        writes.insert(self.log)
+        writes.run()
+        for failure in self.new_failed:
+            self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
         if self.log:
-            bulk_insert(self.log)
             self.facts.append(events.EventsLogged())
         events.publish(*self.facts)
 
+    def _delete(self, writes: Writes) -> None:
+        ended = {order.pk for order in self.ended.values()}
+        writes.delete(OpenOrder, ended)
+        writes.delete(FailedOrder, [failure.pk for failure in self.healed_failed.values()])
+        writes.delete(PendingOrder, self.ended_pending)
+        adopted = {order.pk for order in self.adopted.values()}
+        failed = {failure.intent_id for failure in self.new_failed}
+        waits_again = self.ended_pending & self.new_pending.keys()
+        if ended & adopted or failed & self.healed_failed.keys() or waits_again:
+            writes.run()  # what comes in their place bears their unique keys
 
+
+INTENT_FIELDS = ("home", "filled_quantity", "retry_count", "updated_at")
 PLACEMENT_FIELDS = (
     "outcome",
     "exchange_order_id",

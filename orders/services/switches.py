@@ -7,11 +7,13 @@ bump the configuration version, and each leaves a line in the log that says who 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 from django.db import transaction
 
 from orders.clock import database_now
+from orders.config import cache
 from orders.events import EventsLogged, publish
 from orders.models import EventSource, EventType, KillSwitch, OrderEvent, Strategy, StrategyAccount
 
@@ -74,6 +76,23 @@ def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
     )
     reasons = {row.pk: _stop_reason(row, system=system) for row in rows}
     return {pk: reason for pk, reason in reasons.items() if reason}
+
+
+def stopped_by_account(*, version: int) -> Mapping[int, frozenset[int]]:
+    """Return the strategy accounts of each account that may not send: read once per configuration version.
+
+    Whoever claims orders by it writes on the condition that the version still stands.
+    """
+    return cache.get(("stopped",), version, _load_stopped)
+
+
+def _load_stopped() -> dict[int, frozenset[int]]:
+    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
+    stopped: dict[int, set[int]] = defaultdict(set)
+    for row in StrategyAccount.objects.select_related("account", "strategy__user__profile"):
+        if _stop_reason(row, system=system):
+            stopped[row.account_id].add(row.pk)
+    return {account_id: frozenset(rows) for account_id, rows in stopped.items()}
 
 
 def _stop_reason(row: StrategyAccount, *, system: bool) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
@@ -17,6 +18,7 @@ from orders.tests.factories import (
     make_placements,
     make_strategy,
 )
+from orders.writes import Writes
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +32,13 @@ def book(placement: Placement, *fills: Fill) -> None:
     """Book fills the way settlement does: the placement counts them too."""
     placement.filled_quantity += sum((fill.quantity for fill in fills), Decimal(0))
     placement.save()
-    fills_book([NewFill(placement, fill, f"x{placement.pk:08d}") for fill in fills], now=NOON)
+    fills_write([NewFill(placement, fill, f"x{placement.pk:08d}") for fill in fills])
+
+
+def fills_write(fills: Sequence[NewFill]) -> None:
+    writes = Writes()
+    fills_book(fills, writes, now=NOON)
+    writes.run()
 
 
 def position(symbol: str = "BTC/USDT") -> tuple[Decimal, Decimal | None, Decimal]:
@@ -112,12 +120,11 @@ class TestFillsBook:
         other = make_follower(make_strategy("test2", token="another-token"), follower.account)
         mine, theirs = make_placement(follower), make_placement(other, side="SELL")
 
-        fills_book(
+        fills_write(
             [
                 NewFill(mine, make_fill(1, 100, trade_id="1"), "x1"),
                 NewFill(theirs, make_fill(1, 100, trade_id="1"), "x2"),
-            ],
-            now=NOON,
+            ]
         )
 
         assert dict(StrategyPosition.objects.values_list("strategy_account_id", "quantity")) == {
@@ -135,7 +142,7 @@ class TestFillsBook:
 
     def test_does_nothing_without_fills(self) -> None:
         with Queries() as queries:
-            fills_book([], now=NOON)
+            fills_write([])
 
         assert queries.count == 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exchanges.adapters.types import OrderType
-from orders.models import FailedOrder, Home, OrderIntent, Placement, PlacementOutcome
+from orders.models import FailedOrder, Home, OrderIntent, PendingOrder, Placement, PlacementOutcome
 from orders.webhook.serializers import Fault
 
 
@@ -28,6 +28,8 @@ class PairOutcome:
     account_id: int
     placement: Placement | None
     failed: FailedOrder | None
+    pending: PendingOrder | None = None
+    resting: int | None = None  # orders that rested in its lane when it began to wait
 
 
 def refusal(
@@ -109,6 +111,8 @@ def compose(
 
 
 def _reached(pair: PairOutcome) -> bool:
+    if pair.intent.home == Home.QUEUE:
+        return False  # it may have been there before
     return pair.placement is not None and pair.placement.outcome == PlacementOutcome.PLACED
 
 
@@ -126,6 +130,8 @@ def _pair(pair: PairOutcome, accounts: dict[int, str]) -> dict[str, Any]:
                 "alert_sent": failed.alert_sent,
             },
         }  # fmt: skip
+    if intent.home == Home.QUEUE:
+        return base | _waiting(pair, where)
     result: dict[str, Any] = {"client_order_id": placement.client_order_id if placement else None} | where
     base |= {"success": True, "queued": False}
     if _reached(pair):
@@ -135,3 +141,20 @@ def _pair(pair: PairOutcome, accounts: dict[int, str]) -> dict[str, Any]:
         return base | {"executed": False, "result": result | {"message": "canceled before it was placed"}}
     message = "sent, the exchange's answer is not known yet; it is being looked up"
     return base | {"executed": False, "resolving": True, "result": result | {"message": message}}
+
+
+def _waiting(pair: PairOutcome, where: dict[str, Any]) -> dict[str, Any]:
+    told = {"success": True, "queued": True, "executed": False, "pending_order_id": pair.intent.pk}
+    pending = pair.pending
+    message = "waiting in the queue"
+    if pending is not None and pending.waits_until is not None:
+        told["retry_scheduled"] = True
+        message = (
+            f"the exchange put it off ({pending.reason}); tried again at {pending.waits_until:%H:%M:%S} UTC"
+        )
+    elif pending is not None and pending.reason:
+        message = f"waiting in the queue: {pending.reason}"
+    elif pair.resting:
+        orders = "better order is" if pair.resting == 1 else "better orders are"
+        message = f"waiting in the queue: {pair.resting} {orders} open"
+    return told | {"result": {"message": message} | where}

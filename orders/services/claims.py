@@ -1,0 +1,200 @@
+"""Taking orders from the queue to the exchange and back, under their books' locks; nothing is sent here.
+
+Used by the webhook, with orders that are just being written, and by every rebalance. The caller holds the
+books' locks and has a transaction open; what is claimed here stands as SUBMITTING and CANCELING rows, which
+other planners leave alone, so the locks need not outlive the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import OuterRef, Subquery
+
+from exchanges.adapters.types import MarketType, OrderType, Side
+from exchanges.models import Account
+from orders.locks import intents_for_update
+from orders.models import (
+    Book,
+    CancelReason,
+    EventSource,
+    EventType,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    OrderIntent,
+    PendingOrder,
+    Placement,
+)
+from orders.planning import BookPlan, Candidate, Standing, plan_book, priority_of, sort_price_of
+from orders.services import submission
+from orders.services.book_states import BookState, book_states
+from orders.services.cancellation import canceling_event
+from orders.states import OrderStatus
+from orders.writes import Writes
+
+FRESH = 1 << 62  # ids of orders that have none yet: behind every order that was there before, in their order
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """An order of a webhook that is being written, as far as its rank goes."""
+
+    number: int  # its place in the webhook
+    book_id: int
+    side: Side
+    order_type: OrderType
+    price: object
+    stop_price: object
+
+    def candidate(self, now: datetime) -> Candidate:
+        return Candidate(
+            FRESH + self.number,
+            self.side,
+            priority_of(self.order_type),
+            sort_price_of(self.order_type, self.side, price=self.price, stop_price=self.stop_price),  # type: ignore[arg-type]
+            now,
+            Standing.WAITING,
+        )
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a plan takes, from the plan to the rows. `plan`, `take`, then `write`, in this order."""
+
+    now: datetime
+    source: str
+    states: dict[int, BookState] = field(default_factory=dict)
+    plans: dict[int, BookPlan] = field(default_factory=dict)
+    fresh: set[int] = field(default_factory=set)  # numbers of the webhook's orders that go out at once
+    placements: list[Placement] = field(default_factory=list)
+    moves: list[OpenOrder] = field(default_factory=list)  # to be canceled and to come back
+    leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
+    accounts: dict[int, Account] = field(default_factory=dict)
+    _intents: list[OrderIntent] = field(default_factory=list)
+
+    def plan(
+        self,
+        books: Iterable[Book],
+        *,
+        version: int,
+        fresh: Sequence[Fresh] = (),
+        without: Collection[int] = (),
+    ) -> None:
+        """Plan each book. `without`: intents that this very transaction cancels."""
+        self.states = book_states(books, version=version, now=self.now)
+        for one in fresh:
+            self.states[one.book_id].orders.append(one.candidate(self.now))
+        for pk, state in self.states.items():
+            state.orders = [_leaving(order) if order.id in without else order for order in state.orders
+                            if not (order.id in without and order.waits)]  # fmt: skip
+            self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
+            self.accounts[state.book.account_id] = state.book.account
+        self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
+
+    @property
+    def waiting_ids(self) -> set[int]:
+        return {pk for plan in self.plans.values() for pk in plan.to_submit if pk < FRESH}
+
+    @property
+    def moving_ids(self) -> set[int]:
+        return {pk for plan in self.plans.values() for pk in plan.to_cancel}
+
+    @property
+    def ids(self) -> set[int]:
+        """The intents that have to be locked before `take`."""
+        return self.waiting_ids | self.moving_ids
+
+    def take(self, locked: Iterable[OrderIntent]) -> int:
+        """Look at the locked intents once more; return how many placements want a key.
+
+        Between the plan and the lock a report may have come: what filled, or is asked to be canceled,
+        is not taken.
+        """
+        waiting, moving = self.waiting_ids, self.moving_ids
+        intents = {intent.pk: intent for intent in locked if not intent.cancel_requested}
+        self._intents = [
+            intent
+            for pk, intent in intents.items()
+            if pk in waiting and intent.home == Home.QUEUE and intent.remaining_quantity > 0
+        ]
+        if moving:
+            self._move({pk: intents[pk] for pk in moving if pk in intents})
+        return len(self._intents)
+
+    def _move(self, intents: dict[int, OrderIntent]) -> None:
+        rows = OpenOrder.objects.filter(pk__in=intents, status=OrderStatus.NEW)
+        for order in rows.select_related("placement").order_by("pk"):
+            if order.placement.exchange_filled_quantity or order.placement.child_order_id:
+                continue
+            order.intent = order.placement.intent = intents[order.pk]
+            order.account = self.accounts[order.account_id]
+            self.moves.append(order)
+
+    def write(self, writes: Writes, keys: Sequence[int]) -> list[OrderEvent]:
+        """Collect the rows of what is taken; returns the events, which the caller writes with its own."""
+        log: list[OrderEvent] = []
+        for intent, key in zip(self._intents, keys, strict=True):
+            log.append(self._place(intent, key))
+        writes.delete(PendingOrder, [intent.pk for intent in self._intents])
+        writes.save(self._intents, fields=("home", "updated_at"))
+        writes.insert(self.placements)
+        writes.insert(submission.open_order_for(placement, now=self.now) for placement in self.placements)
+        log += [self._cancel(order) for order in self.moves]
+        writes.save(self.moves, fields=("status", "cancel_reason", "ask_at", "updated_at"))
+        return log
+
+    def _place(self, intent: OrderIntent, key: int) -> OrderEvent:
+        state = self.states[intent.book_id]
+        number = (intent.last_number or 0) + 1  # type: ignore[attr-defined]  # annotated by `lockable`
+        placement = submission.placement_for(
+            intent, account_id=state.book.account_id, number=number, now=self.now
+        )
+        placement.pk, placement.is_retry = key, intent.pk in state.retries
+        intent.home, intent.updated_at = Home.EXCHANGE, self.now
+        self.placements.append(placement)
+        self._note_leverage(intent, state.book)
+        return submission.submitting_event(placement, source=self.source, now=self.now)
+
+    def _note_leverage(self, intent: OrderIntent, book: Book) -> None:
+        wanted = intent.strategy_account.leverage
+        if intent.market_type == MarketType.FUTURES and wanted > (book.leverage or 0):
+            self.leverage[book.pk] = max(wanted, self.leverage.get(book.pk, 0))
+
+    def _cancel(self, order: OpenOrder) -> OrderEvent:
+        event = canceling_event(order, source=EventSource.QUEUE, now=self.now)
+        order.status, order.cancel_reason = OrderStatus.CANCELING, CancelReason.MOVE_BACK
+        order.ask_at = self.now + timedelta(seconds=settings.EXCHANGE_TIMEOUT_SECONDS)
+        order.updated_at = self.now
+        return event
+
+
+def lockable(intent_ids: Collection[int]) -> list[OrderIntent]:
+    """Lock intents and read with them what `Claim.take` and a submission need."""
+    last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
+    rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    return list(rows.annotate(last_number=Subquery(last)))
+
+
+def queued_event(
+    intent: OrderIntent, *, account_id: int, source: str, now: datetime, message: str = ""
+) -> OrderEvent:
+    """The line that says that an intent began to wait."""
+    return OrderEvent(
+        type=EventType.QUEUED,
+        source=source,
+        user_id=intent.user_id,
+        account_id=account_id,
+        strategy_account_id=intent.strategy_account_id,
+        intent_id=intent.pk,
+        symbol=intent.symbol,
+        message=message,
+        created_at=now,
+    )
+
+
+def _leaving(order: Candidate) -> Candidate:
+    return order if order.standing is Standing.FIXED else replace(order, standing=Standing.LEAVING)

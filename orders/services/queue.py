@@ -1,0 +1,312 @@
+"""The queue's proactive rebalance: of all orders of a book the best rest on the exchange, the others wait.
+
+Planned and claimed under the book's lock (orders.services.claims), sent outside of it, recorded one by one,
+and planned again as long as that frees slots. Any number of processes may do this at once, for the same
+books too: what one has claimed the others leave alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q
+
+from exchanges.adapters.types import OrderType
+from exchanges.models import ConfigVersion
+from orders import events, locks
+from orders.clock import DatabaseClock, database_now
+from orders.models import Book, EventSource, OpenOrder, OrderEvent, PendingOrder, Placement
+from orders.planning import LANE_OF, Lane, priority_of
+from orders.services import submission
+from orders.services.cancellation import CancelsSent
+from orders.services.chores import chores_run
+from orders.services.claims import Claim, lockable
+from orders.services.settlement import Applied, FullLane
+from orders.states import OrderStatus
+from orders.writes import Writes, draw_keys
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 12  # of one run; what is left then is taken up by the next report or sweep
+AT_ONCE = 50  # books that are planned in one transaction
+DUE_AT_ONCE = 500
+FULL_FOR = timedelta(minutes=10)  # how long we believe a symbol's cap as the exchange showed it
+ACCOUNT_FULL_FOR = timedelta(seconds=10)  # of an account's cap other books free slots: look again soon
+REPLANS = 3
+
+
+@dataclass(slots=True)
+class Rebalanced:
+    """What one run did. `executed`, `canceled`: orders sent and moved back."""
+
+    applied: Applied = field(default_factory=Applied)
+    executed: int = 0
+    canceled: int = 0
+    duration_ms: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        failed = [
+            {
+                "pending_id": failure.intent_id,
+                "symbol": failure.symbol,
+                "error": failure.exchange_error or failure.reason,
+                "error_type": failure.error_type,
+                "recoverable": False,
+            }
+            for failure in self.applied.failed.values()
+        ]
+        failed += [
+            {
+                "pending_id": pending.pk,
+                "symbol": pending.intent.symbol,
+                "error": pending.reason,
+                "error_type": "limit_exceeded" if pending.waits_until is None else "rate_limit",
+                "recoverable": True,
+            }
+            for pending in self.applied.queued.values()
+            if pending.reason
+        ]
+        return {
+            "success": True,
+            "executed": self.executed,
+            "canceled": self.canceled,
+            "failed_orders": failed,
+            "duration_ms": round(self.duration_ms, 2),
+        }
+
+
+@dataclass(slots=True)
+class Totals:
+    """What this process's runs added up to, for metrics."""
+
+    runs: int = 0
+    executed: int = 0
+    canceled: int = 0
+    milliseconds: float = 0.0
+
+    def count(self, run: Rebalanced) -> None:
+        self.runs += 1
+        self.executed += run.executed
+        self.canceled += run.canceled
+        self.milliseconds += run.duration_ms
+
+    @property
+    def average_ms(self) -> float:
+        return self.milliseconds / self.runs if self.runs else 0.0
+
+
+totals = Totals()
+
+
+def errands_run(applied: Applied, *, source: str, books: Iterable[int] = ()) -> Applied:
+    """Do what applying reports left to be done, and fill the slots that it freed. Asks the exchange.
+
+    `books`: to be planned again besides those that `applied` names. Returns all that came of it.
+    """
+    later = chores_run(applied, source=source)
+    _mark_full([*applied.full_lanes, *later.full_lanes])
+    touched = {*books, *applied.freed_books, *applied.settled_books, *later.freed_books, *later.settled_books}
+    freed = applied.freed_books | later.freed_books
+    if touched:
+        later.merge(rebalance(book_ids=touched, freed=freed).applied)
+    return later
+
+
+def rebalance(
+    *, book_ids: Collection[int], source: str = EventSource.QUEUE, freed: Collection[int] = ()
+) -> Rebalanced:
+    """Bring the best orders of these books to the exchange. Blocks while the exchange answers.
+
+    `freed`: books where a slot has become free just now. Books where nothing waits cost one query together.
+    """
+    started = time.monotonic()
+    run = Rebalanced()
+    books, freed = set(book_ids), set(freed)
+    for _ in range(ROUNDS):
+        books = _with_waiting(books, freed)
+        applied = Applied()
+        for portion in _portions(sorted(books)):
+            applied.merge(_round(portion, source=source, run=run))
+        if not applied.placements:
+            break
+        chores = chores_run(applied, source=source)
+        applied.merge(chores)
+        _mark_full(applied.full_lanes)
+        run.applied.merge(applied)
+        if not applied.accepted and not applied.moved_back and not applied.full_lanes:
+            break  # all refused: what would come next is refused most likely, the next trigger tries it
+        books, freed = applied.freed_books | applied.settled_books, applied.freed_books
+    run.duration_ms = (time.monotonic() - started) * 1000
+    if run.applied.placements:
+        totals.count(run)
+        logger.info("Rebalanced %s books: %s", len(book_ids), run.as_json())
+    return run
+
+
+def _portions(book_ids: list[int]) -> Iterable[list[int]]:
+    return (book_ids[start : start + AT_ONCE] for start in range(0, len(book_ids), AT_ONCE))
+
+
+def _with_waiting(book_ids: set[int], freed: set[int]) -> set[int]:
+    """Return the books where orders are ready to go, with one query.
+
+    With a slot of a full account free, its other books may go on as well.
+    """
+    if not book_ids:
+        return set()
+    waiting = PendingOrder.objects.filter(book=OuterRef("pk"), waits_until__isnull=True)
+    wanted = Q(pk__in=book_ids)
+    if freed:
+        accounts = Book.objects.filter(pk__in=freed).values("account_id")
+        wanted |= Q(account_id__in=accounts, is_account_full=True)
+    rows = list(Book.objects.filter(wanted, Exists(waiting)).values_list("pk", "is_account_full"))
+    if freed and (full := [pk for pk, is_full in rows if is_full]):
+        Book.objects.filter(pk__in=full).update(is_account_full=False, limit_fits=None, stop_fits=None)
+    return {pk for pk, _ in rows}
+
+
+def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
+    """Claim what is planned for these books, send it, and record what became of it."""
+    clock = DatabaseClock.ask()
+    for _ in range(REPLANS):
+        claim = _claim(book_ids, clock=clock, source=source)
+        if claim is not None:
+            applied = carry_out(claim, clock=clock)
+            run.executed += applied.accepted
+            run.canceled += applied.moved_back
+            return applied
+    logger.warning("The configuration kept changing while books %s were planned", book_ids)
+    return Applied()
+
+
+class _Changed(Exception):
+    """The configuration changed while the plan was made."""
+
+
+def _claim(book_ids: list[int], *, clock: DatabaseClock, source: str) -> Claim | None:
+    """Plan and claim in one short transaction. None: plan again, a switch may have been flipped."""
+    claim = Claim(now=clock.now(), source=source)
+    try:
+        with transaction.atomic():
+            books = list(locks.books_for_update(book_ids).select_related("account"))
+            version = _version(books)
+            claim.plan(books, version=version)
+            if not claim.ids:
+                return claim
+            taken = claim.take(lockable(claim.ids))
+            _write(claim, taken, version)
+    except _Changed:
+        return None
+    return claim
+
+
+def _version(books: Collection[Book]) -> int:
+    """The configuration's version, read after the locks: a lock that was waited for came with an old one."""
+    if connection.vendor == "postgresql":
+        return ConfigVersion.current()
+    return books[0].config_version if books else 0  # type: ignore[index,attr-defined,no-any-return]
+
+
+def _write(claim: Claim, taken: int, version: int) -> None:
+    (keys,) = draw_keys((Placement, taken))
+    writes = Writes()
+    log: list[OrderEvent] = claim.write(writes, keys)
+    writes.insert(log)
+    if not writes.run(AT_VERSION, version):
+        raise _Changed
+    if log:
+        events.publish(events.EventsLogged())
+
+
+# A switch that was flipped after the plan takes back what was claimed with it.
+AT_VERSION = "COALESCE((SELECT version FROM exchanges_configversion WHERE id = 1), 0) = %s"
+
+
+def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
+    """Send what was claimed: cancels and submissions side by side."""
+    sent = CancelsSent(claim.moves)
+    applied = Applied()
+    if claim.placements:
+        send_by = clock.monotonic(claim.now) + settings.SUBMIT_WITHIN_SECONDS
+        work = submission.Dispatch(claim.placements, claim.accounts, send_by, clock, claim.leverage)
+        applied.merge(submission.dispatch(work))
+    elif sent.is_waiting and not connection.in_atomic_block:
+        connection.close()  # others need it while the exchange answers
+    applied.merge(sent.record(source=EventSource.ANSWER, clock=clock))
+    return applied
+
+
+# --- full lanes ---------------------------------------------------------------------------------------
+
+
+def _mark_full(lanes: Collection[FullLane]) -> None:
+    """Remember what fits where the exchange said that nothing more does: what rests there now.
+
+    A lane that is full at ten is not tried with twenty again each time that one slot frees.
+    """
+    for full in sorted(set(lanes), key=lambda one: (one.book_id, one.priority)):
+        lane = LANE_OF[full.priority]
+        with transaction.atomic():
+            book = locks.books_for_update([full.book_id]).get()
+            rows = OpenOrder.objects.filter(book=book).exclude(status=OrderStatus.SUBMITTING)
+            kinds = rows.values_list("intent__order_type", flat=True)
+            ours = sum(priority_of(OrderType(kind)) == full.priority for kind in kinds)
+            until = database_now() + (ACCOUNT_FULL_FOR if full.account_wide else FULL_FOR)
+            if lane is Lane.LIMIT:
+                book.limit_fits, book.limit_fits_until = ours + book.external_limit_orders, until
+            else:
+                book.stop_fits, book.stop_fits_until = ours + book.external_stop_orders, until
+            book.is_account_full = full.account_wide
+            book.save(
+                update_fields=[
+                    "limit_fits",
+                    "limit_fits_until",
+                    "stop_fits",
+                    "stop_fits_until",
+                    "is_account_full",
+                ]
+            )
+        logger.warning("The %s lane of book %s is full at the exchange", lane, book)
+
+
+# --- when it runs by itself ---------------------------------------------------------------------------
+
+
+def due_run(*, limit: int = DUE_AT_ONCE) -> int:
+    """Send orders whose back-off has ended.
+
+    One indexed query where nothing is due. Returns how many books were planned again.
+    """
+    now = database_now()
+    books = _wake_due(now, limit)
+    if books:
+        rebalance(book_ids=books)
+    return len(books)
+
+
+def _wake_due(now: datetime, limit: int) -> set[int]:
+    due = PendingOrder.objects.filter(waits_until__lte=now)
+    if not due.exists():
+        return set()
+    with transaction.atomic():
+        # Rows that another process wakes or claims right now are skipped: no order of locks to keep.
+        rows = due.select_for_update(skip_locked=True, of=("self",)).order_by("waits_until")[:limit]
+        found = list(rows.values_list("pk", "book_id"))
+        PendingOrder.objects.filter(pk__in=[pk for pk, _ in found]).update(waits_until=None)
+    return {book_id for _, book_id in found}
+
+
+def sweep() -> int:
+    """Plan every book again where orders are ready to go: the safety net behind all the other ways."""
+    waiting = PendingOrder.objects.filter(book=OuterRef("pk"), waits_until__isnull=True)
+    books = list(Book.objects.filter(Exists(waiting)).order_by("pk").values_list("pk", flat=True))
+    for portion in _portions(books):
+        rebalance(book_ids=portion)
+    return len(books)
