@@ -6,6 +6,7 @@ PnL is computed here, in Python: SQLite would do it in floating point.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -226,6 +227,12 @@ def _failed_row(kind: str, told: dict[str, Any], *, now: datetime) -> FailedRow:
         last_price_is_stale=seen_at is not None and seen_at < now - PRICE_FRESH_FOR,
         **told,
     )
+
+
+def failed_count(rows: Sequence[FailedRow]) -> str:
+    """How many failed orders are shown, "+" where there may be more than are read."""
+    failed = sum(not row.is_resolving for row in rows)
+    return f"{len(rows)}+" if failed == FAILED_SHOWN else str(len(rows))
 
 
 def event_rows(events: QuerySet[OrderEvent], *, limit: int) -> list[EventRow]:

@@ -67,6 +67,7 @@ ERROR_TYPES: dict[str, Promise] = {
 }
 
 EVENTS: dict[str, Promise] = {
+    EventType.QUEUED: _("Waiting in the queue"),
     EventType.SUBMITTING: _("Submitting"),
     EventType.ACCEPTED: _("Accepted"),
     EventType.UNKNOWN: _("Outcome unknown"),
@@ -80,6 +81,9 @@ EVENTS: dict[str, Promise] = {
     EventType.REJECTED: _("Rejected"),
     EventType.EXPIRED: _("Expired"),
     EventType.FAILED: _("Failed"),
+    EventType.RETRY: _("Sent again"),
+    EventType.REMOVED: _("Removed"),
+    EventType.GUARD: _("Loss guard"),
     EventType.LATE_FILL: _("Fill after the end"),
     EventType.IMPOSSIBLE_REPORT: _("Impossible report"),
     EventType.EXTERNAL: _("Not our order"),
@@ -94,6 +98,7 @@ SOURCES: dict[str, Promise] = {
     EventSource.RECONCILIATION: _("by reconciliation"),
     EventSource.RESOLVER: _("by resolver"),
     EventSource.OPERATOR: _("by operator"),
+    EventSource.QUEUE: _("by the queue"),
 }
 
 SESSIONS: dict[str, Promise] = {
