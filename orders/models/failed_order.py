@@ -42,6 +42,7 @@ class FailedOrder(models.Model):
     status = models.CharField(max_length=16, choices=FailedStatus.choices, default=FailedStatus.PENDING_RETRY)
     retry_count = models.PositiveSmallIntegerField(default=0)
     next_retry_at = models.DateTimeField(null=True, blank=True)
+    scheduled_by = models.CharField(max_length=150, blank=True, default="")  # a login, for the log
     uid = models.CharField(max_length=26)
     webhook_id = models.CharField(max_length=128, blank=True, default="")
     alert_sent = models.BooleanField(default=False)
@@ -53,6 +54,11 @@ class FailedOrder(models.Model):
             models.Index(fields=["strategy_account", "symbol"], name="failed_by_symbol"),
             models.Index(fields=["status", "created_at"], name="failed_by_status"),
             models.Index(fields=["retry_count"], name="failed_by_retries"),
+            models.Index(
+                fields=["next_retry_at"],
+                name="failed_to_retry",
+                condition=models.Q(next_retry_at__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

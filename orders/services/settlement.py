@@ -25,6 +25,7 @@ from exchanges.adapters.exceptions import (
     ExchangeError,
     OutcomeUnknown,
     RefusedForNow,
+    RequestRefused,
 )
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
 from exchanges.fields import plain
@@ -271,7 +272,9 @@ class _Work:
         placement_ids = {outcome.placement_id for outcome in outcomes}
         list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
         # In statements of their own: only what is read after the lock is sure to be current.
-        placements = {pk: in_memory[pk] for pk in _untouched(placement_ids & in_memory.keys())}
+        # Not of a second placement: a late fill of the first may have changed its intent meanwhile.
+        remembered = {pk for pk in placement_ids & in_memory.keys() if in_memory[pk].number == 1}
+        placements = {pk: in_memory[pk] for pk in _untouched(remembered)}
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
@@ -333,6 +336,8 @@ class _Work:
         back = put_off(error, tries=intent.retry_count, jitter=random.random()) if intent.is_queued else None
         if intent.is_queued and isinstance(error, RefusedForNow):
             intent.retry_count += 1
+        elif back is None and isinstance(error, RequestRefused):
+            self._count_try(placement)
         if back is not None:
             self._put_off(placement, order, back)
             return
@@ -345,7 +350,9 @@ class _Work:
             priority = priority_of(OrderType(placement.intent.order_type))
             self.applied.full_lanes.add(FullLane(order.book_id, priority, back.is_account_full))
         waits_until = self.now + back.wait if back.wait else None
-        self._requeue(placement, order, reason=back.reason, waits_until=waits_until)
+        self._requeue(
+            placement, order, reason=back.reason, waits_until=waits_until, is_retry=placement.is_retry
+        )
 
     def _requeue(
         self,
@@ -355,6 +362,7 @@ class _Work:
         reason: str = "",
         waits_until: datetime | None = None,
         report: OrderReport | None = None,
+        is_retry: bool = False,
     ) -> None:
         """Move an intent home to the queue with what is left of it; the slot is free.
 
@@ -366,7 +374,12 @@ class _Work:
         if waits_until is not None:
             self.log[-1].data["waits_until"] = waits_until.isoformat()
         pending = pending_for(
-            intent, account_id=placement.account_id, now=self.now, waits_until=waits_until, reason=reason
+            intent,
+            account_id=placement.account_id,
+            now=self.now,
+            waits_until=waits_until,
+            reason=reason,
+            is_retry=is_retry,
         )
         self.new_pending[intent.pk] = self.applied.queued[intent.pk] = pending
 
@@ -381,7 +394,7 @@ class _Work:
         if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
         elif intent.is_queued:
-            self._requeue(placement, order, reason=proof.reason)
+            self._requeue(placement, order, reason=proof.reason, is_retry=placement.is_retry)
         elif isinstance(proof, Stopped):
             self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
             self._fail(intent, failures.denied_here(intent, proof.reason, ErrorType.RISK_LIMIT, now=self.now))
@@ -412,8 +425,16 @@ class _Work:
         elif not placement.has_gap and placement.pk in self.applied.gaps:
             self.applied.gaps.remove(placement.pk)
 
+    def _count_try(self, placement: Placement) -> None:
+        """Count a person's retry that the exchange has answered; what never reached it costs no try."""
+        if placement.is_retry:
+            placement.intent.retry_count += 1
+            self.touched_intents[placement.intent_id] = placement.intent
+
     def _adopt_ids(self, placement: Placement, report: OrderReport) -> None:
         self.touched_placements[placement.pk] = placement
+        if placement.outcome == PlacementOutcome.UNRESOLVED:
+            self._count_try(placement)
         if report.child_order_id:
             placement.child_order_id = report.child_order_id
         if report.exchange_order_id and report.exchange_order_id != report.child_order_id:

@@ -67,7 +67,9 @@ def deadlines(now: datetime) -> tuple[datetime, datetime]:
     return send_by, send_by + timedelta(seconds=settings.EXCHANGE_TIMEOUT_SECONDS)
 
 
-def placement_for(intent: OrderIntent, *, account_id: int, number: int, now: datetime) -> Placement:
+def placement_for(
+    intent: OrderIntent, *, account_id: int, number: int, now: datetime, is_retry: bool = False
+) -> Placement:
     """Return the next attempt of an intent, not yet saved."""
     return Placement(
         intent=intent,
@@ -76,6 +78,7 @@ def placement_for(intent: OrderIntent, *, account_id: int, number: int, now: dat
         client_order_id=client_order_id(intent.uid, number),
         quantity=intent.remaining_quantity,
         send_by=deadlines(now)[0],
+        is_retry=is_retry,
         created_at=now,
     )
 
@@ -243,6 +246,15 @@ def _remember_leverage(lanes: Iterable[_Lane]) -> None:
             Book.objects.filter(pk=book_id).update(leverage=leverage)
 
 
+def send_written(placements: Sequence[Placement], *, clock: DatabaseClock) -> Applied:
+    """Send placements that stand in the database since `clock` was read, and record what became of them."""
+    if not placements:
+        return Applied()
+    accounts = Account.objects.in_bulk({placement.account_id for placement in placements})
+    send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
+    return dispatch(Dispatch(placements, accounts, send_by, clock, leverage_needed(placements)))
+
+
 def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
     """Place intents again whose last placement is proven never to have been placed.
 
@@ -253,12 +265,11 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
     now = clock.read
     with transaction.atomic():
         intents = list(locks.intents_for_update(pk__in=list(intent_ids), home=Home.EXCHANGE))
-        orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement", "account")
+        orders = OpenOrder.objects.filter(intent__in=intents).select_related("placement")
         by_intent = {order.intent_id: order for order in orders}
         stops = stop_reasons({intent.strategy_account_id for intent in intents})
         stopped: list[Outcome] = []
         placements: list[Placement] = []
-        accounts: dict[int, Account] = {}
         for intent in intents:
             order = by_intent.get(intent.pk)
             if order is None or order.placement.outcome != PlacementOutcome.NEVER_PLACED:
@@ -268,15 +279,18 @@ def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:
                 stopped.append(Outcome(order.placement_id, Stopped(reason)))
                 continue
             number = order.placement.number + 1
-            placement = placement_for(intent, account_id=order.account_id, number=number, now=now)
+            placement = placement_for(
+                intent,
+                account_id=order.account_id,
+                number=number,
+                now=now,
+                is_retry=order.placement.is_retry,
+            )
             placement.save()
             order.placement, order.ask_at, order.not_found_count = placement, deadlines(now)[1], 0
             order.save(update_fields=["placement", "ask_at", "not_found_count"])
-            accounts[order.account_id] = order.account
             placements.append(placement)
         bulk_insert(submitting_event(p, source=source, now=now) for p in placements)
     applied = outcomes_apply(stopped, source=source, now=now)
-    if placements:
-        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
-        applied.merge(dispatch(Dispatch(placements, accounts, send_by, clock)))
+    applied.merge(send_written(placements, clock=clock))
     return applied
