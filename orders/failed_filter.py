@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 
-from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
 from exchanges.adapters.exceptions import ErrorType
+from orders.failed_selectors import FailedFilter
 
 SYMBOL = re.compile(r"[^\s\x00-\x1f\x7f]{1,48}", re.ASCII)
 
@@ -25,34 +25,8 @@ class FilterRefused(Exception):
     """The filter makes no sense; the message is for people, in their language."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedFilter:
-    strategy_account_id: int | None = None
-    symbol: str = ""
-    error_type: str = ""
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-
-    def of_failed_orders(self) -> Q:
-        found = self._times("created_at") & self._whose()
-        if self.symbol:
-            found &= Q(symbol=self.symbol)
-        return found & Q(error_type=self.error_type) if self.error_type else found
-
-    def of_open_orders(self) -> Q:
-        found = self._times("submitted_at") & self._whose()
-        return found & Q(intent__symbol=self.symbol) if self.symbol else found
-
-    def _whose(self) -> Q:
-        return Q(strategy_account_id=self.strategy_account_id) if self.strategy_account_id else Q()
-
-    def _times(self, column: str) -> Q:
-        found = Q(**{f"{column}__gte": self.created_after}) if self.created_after else Q()
-        return found & Q(**{f"{column}__lt": self.created_before}) if self.created_before else found
-
-
-EVERY_FAILED_ORDER = FailedFilter()
-FILTER_NAMES = frozenset(field.name for field in fields(FailedFilter))
+# Removed ones are not asked for, and what is resolving is always shown: no status here.
+FILTER_NAMES = frozenset(field.name for field in fields(FailedFilter)) - {"status"}
 
 
 def failed_filter_from(asked: Mapping[str, str]) -> FailedFilter:
@@ -81,17 +55,17 @@ def _number(text: str | None) -> int | None:
     return int(text)
 
 
-def _symbol(text: str | None) -> str:
+def _symbol(text: str | None) -> str | None:
     if text is None:
-        return ""
+        return None
     if not SYMBOL.fullmatch(text):
         raise FilterRefused(_("A symbol looks like BTC/USDT."))
     return text.upper()
 
 
-def _error_type(text: str | None) -> str:
+def _error_type(text: str | None) -> str | None:
     if text is None:
-        return ""
+        return None
     if text not in set(ErrorType):
         raise FilterRefused(_("There is no such reason."))
     return text

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from orders.models import MAX_RETRIES
+
 RESOLVING = "resolving"
-MAX_RETRIES = 5
 MANY_WAITING = 1000  # a book's waiting orders are counted up to here
 
 
@@ -119,6 +120,10 @@ class FailedRow:
         return self.status == RESOLVING
 
     @property
+    def max_retries(self) -> int:
+        return MAX_RETRIES
+
+    @property
     def is_used_up(self) -> bool:
         return self.retry_count >= MAX_RETRIES
 
@@ -147,6 +152,18 @@ class BookRow:
     @property
     def hidden(self) -> int:
         return max(0, self.waiting - self.shown)
+
+    @property
+    def waiting_text(self) -> str:
+        return _at_most(self.waiting, MANY_WAITING)
+
+    @property
+    def hidden_text(self) -> str:
+        return _at_most(self.hidden, MANY_WAITING - self.shown)
+
+
+def _at_most(count: int, most: int) -> str:
+    return f"{most}+" if count > most else str(count)
 
 
 @dataclass(frozen=True, slots=True)

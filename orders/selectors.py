@@ -6,7 +6,6 @@ PnL is computed here, in Python: SQLite would do it in floating point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -15,23 +14,18 @@ from typing import Any
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
 
 from exchanges.models import Instrument, LastPrice
-from orders.failed_filter import EVERY_FAILED_ORDER, FailedFilter
-from orders.listing import RESOLVING, EventRow, FailedRow, OpenOrderRow, PositionRow, TradeRow
+from orders.listing import EventRow, OpenOrderRow, PositionRow, TradeRow
 from orders.models import (
-    FailedOrder,
-    FailedStatus,
     OpenOrder,
     OrderEvent,
     StrategyAccount,
     StrategyPosition,
     Trade,
 )
-from orders.states import OrderStatus
 
 POSITIONS_SHOWN = 300
 OPEN_ORDERS_SHOWN = 300
 TRADES_SHOWN = 50
-FAILED_SHOWN = 100  # as many as one call may act on
 FLAT_SHOWN_FOR = timedelta(hours=24)  # a closed position stays in sight with what it earned
 PRICE_FRESH_FOR = timedelta(seconds=62)  # prices are refreshed every 31 s at the latest: two misses are stale
 RESOLVING_AFTER = timedelta(seconds=5)  # a submission normally answers long before
@@ -93,8 +87,8 @@ def positions(visible: Visible, *, now: datetime) -> list[PositionRow]:
         realized_pnl="realized_pnl",
         quote_asset=instrument_of("quote_asset"),
         multiplier=instrument_of("contract_multiplier"),
-        last_price=_last_price("price"),
-        seen_at=_last_price("seen_at"),
+        last_price=last_price_of("price"),
+        seen_at=last_price_of("seen_at"),
         **whose(),
     )
     return sorted((_position_row(row, now=now) for row in told), key=lambda row: row.is_flat)
@@ -162,77 +156,6 @@ def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
         row["quote_asset"] = row["quote_asset"] or _quote_of(row["symbol"])
         row["fees"] = tuple(sorted((str(asset), str(fee)) for asset, fee in row["fees"].items()))
     return [TradeRow(**row) for row in told]
-
-
-def failed_orders(
-    visible: Visible, *, now: datetime, only: FailedFilter = EVERY_FAILED_ORDER
-) -> list[FailedRow]:
-    """Orders whose outcome is unknown for longer than it should be, then the latest failed ones."""
-    return [*_resolving_orders(visible, only, now=now), *_failed_orders(visible, only, now=now)]
-
-
-def _resolving_orders(visible: Visible, only: FailedFilter, *, now: datetime) -> list[FailedRow]:
-    if only.error_type:  # nothing is known of them yet
-        return []
-    rows = OpenOrder.objects.filter(visible.rows(), only.of_open_orders()).filter(
-        status=OrderStatus.SUBMITTING, submitted_at__lt=now - RESOLVING_AFTER
-    )
-    told = read(
-        rows.order_by("-intent_id"),
-        limit=FAILED_SHOWN,
-        pk="intent_id",
-        quantity="intent__quantity",
-        filled="intent__filled_quantity",
-        exchange_error="placement__exchange_words",
-        retry_count="intent__retry_count",
-        created_at="submitted_at",
-        last_price=_last_price("price", "intent__"),
-        seen_at=_last_price("seen_at", "intent__"),
-        **what("intent__"),
-        **whose("intent__"),
-    )
-    for row in told:
-        row["quantity"] = max(row["quantity"] - row.pop("filled"), Decimal(0))
-        row |= {"status": RESOLVING, "reason": "", "error_type": "", "next_retry_at": None}
-    return [_failed_row("resolving", row, now=now) for row in told]
-
-
-def _failed_orders(visible: Visible, only: FailedFilter, *, now: datetime) -> list[FailedRow]:
-    rows = FailedOrder.objects.filter(visible.rows(), only.of_failed_orders())
-    told = read(
-        rows.exclude(status=FailedStatus.REMOVED).order_by("-pk"),
-        limit=FAILED_SHOWN,
-        pk="pk",
-        quantity="quantity",
-        status="status",
-        reason="reason",
-        exchange_error="exchange_error",
-        error_type="error_type",
-        retry_count="retry_count",
-        next_retry_at="next_retry_at",
-        created_at="created_at",
-        last_price=_last_price("price"),
-        seen_at=_last_price("seen_at"),
-        **what(),
-        **whose(),
-    )
-    return [_failed_row("failed", row, now=now) for row in told]
-
-
-def _failed_row(kind: str, told: dict[str, Any], *, now: datetime) -> FailedRow:
-    pk, seen_at = told.pop("pk"), told.pop("seen_at")
-    return FailedRow(
-        key=f"{kind}-{pk}",
-        id=pk,
-        last_price_is_stale=seen_at is not None and seen_at < now - PRICE_FRESH_FOR,
-        **told,
-    )
-
-
-def failed_count(rows: Sequence[FailedRow]) -> str:
-    """How many failed orders are shown, "+" where there may be more than are read."""
-    failed = sum(not row.is_resolving for row in rows)
-    return f"{len(rows)}+" if failed == FAILED_SHOWN else str(len(rows))
 
 
 def event_rows(events: QuerySet[OrderEvent], *, limit: int) -> list[EventRow]:
@@ -303,7 +226,7 @@ def instrument_of(field: str, order: str = "") -> Subquery:
     return Subquery(Instrument.objects.filter(**_same_market(order)).order_by().values(field)[:1])
 
 
-def _last_price(field: str, order: str = "") -> Subquery:
+def last_price_of(field: str, order: str = "") -> Subquery:
     return Subquery(LastPrice.objects.filter(**_same_market(order)).values(field)[:1])
 
 

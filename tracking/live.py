@@ -6,7 +6,7 @@ The rows travel as HTML that our templates wrote (and escaped); `static/js/live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -15,9 +15,11 @@ from typing import Any
 
 from django.template.loader import render_to_string
 from django.utils import translation
+from django.utils.html import escape
 
-from orders import queue_selectors, selectors
-from orders.failed_filter import EVERY_FAILED_ORDER, FailedFilter
+from orders import failed_listing, queue_selectors, selectors
+from orders.failed_filter import FilterRefused, failed_filter_from
+from orders.failed_listing import EVERY_FAILED_ORDER
 from orders.listing import BookRow, EventRow, WaitingRow
 from orders.models import EventType
 from orders.selectors import Visible
@@ -46,7 +48,7 @@ SECTIONS = {
         Section("positions", selectors.positions),
         Section("orders", selectors.open_orders),
         Section("waiting", queue_selectors.waiting_orders, queue_selectors.waiting_count),
-        Section("failed", selectors.failed_orders, selectors.failed_count),
+        Section("failed", failed_listing.failed_orders, failed_listing.failed_count),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
     )
@@ -55,7 +57,9 @@ SECTIONS = {
 # What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
 _ORDER = frozenset({"orders"})
 _OUTCOME = frozenset({"orders", "failed"})
-_MOVE = frozenset({"orders", "waiting", "failed"})  # from one home to another, or a slot that is taken or free
+_MOVE = frozenset(
+    {"orders", "waiting", "failed"}
+)  # from one home to another, or a slot that is taken or free
 _FILLS = frozenset({"positions", "trades"})
 _REPORT = _OUTCOME | _FILLS
 _END = _MOVE | _FILLS
@@ -157,21 +161,25 @@ class Summary:
 class LiveView:
     """One page's state: which rows it has, and how far it has read the log."""
 
-    def __init__(
-        self, visible: Visible, *, language: str, failed: FailedFilter = EVERY_FAILED_ORDER
-    ) -> None:
+    def __init__(self, visible: Visible, *, language: str) -> None:
         self._visible = visible
         self._language = language
-        self._failed = failed
-        self._narrowed = False
+        self._failed = EVERY_FAILED_ORDER
+        self._failed_problem = ""  # what is wrong with the filter that was asked for last
+        self._asked = False  # for other failed orders than those that are shown
         self._reader = EventReader(visible)
         self._shown: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         self._summary: Summary | None = None
         self._prices_at = self._clock_at = self._all_at = datetime.min.replace(tzinfo=UTC)
 
-    def show_failed(self, only: FailedFilter) -> None:
-        """Show other failed orders from the next look on."""
-        self._failed, self._narrowed = only, True
+    def show_failed(self, asked: Mapping[str, str]) -> None:
+        """Show these from the next look on; what makes no sense changes nothing but a sentence."""
+        with translation.override(self._language):
+            try:
+                self._failed, self._failed_problem = failed_filter_from(asked), ""
+            except FilterRefused as refused:
+                self._failed_problem = str(refused)
+        self._asked = True
 
     def first_page(self, *, now: datetime) -> dict[str, Any]:
         """Return what the page's template needs; the socket takes over from its `last_id`."""
@@ -185,6 +193,7 @@ class LiveView:
             },
             "ticker": ticker[::-1],
             "summary": _summary(self._shown),
+            "failed_problem": self._failed_problem,
         }
 
     def snapshot(self, *, now: datetime) -> Frame:
@@ -208,6 +217,10 @@ class LiveView:
             return self.snapshot(now=now)
         names = self._due(now).union(*map(self._concerns, events))
         steps: list[Step] = []
+        if self._asked:
+            self._asked = False
+            names |= {"failed"}
+            steps.append(self._problem_step())
         with translation.override(self._language):
             for name in SECTIONS:
                 if name in names:
@@ -231,9 +244,6 @@ class LiveView:
             self._plan(now)
             return frozenset(SECTIONS)
         due = set()
-        if self._narrowed:
-            self._narrowed = False
-            due.add("failed")
         if now >= self._prices_at:
             self._prices_at = now + PRICES_EVERY
             if any(not row.is_flat for row in self._shown["positions"].values()):
@@ -262,8 +272,8 @@ class LiveView:
         return section.read(self._visible, now=now, **only)
 
     def _everything(self) -> list[Step]:
-        self._summary = None
-        steps = self._summary_steps()
+        self._summary, self._asked = None, False
+        steps = [*self._summary_steps(), self._problem_step()]
         with translation.override(self._language):
             for name, section in SECTIONS.items():
                 steps += _whole(section, list(self._shown[name].values()))
@@ -288,6 +298,9 @@ class LiveView:
         with translation.override(self._language):
             html = render_to_string("positions/summary.html", {"summary": summary})
         return [Step(Do.FILL, "summary", html)]
+
+    def _problem_step(self) -> Step:
+        return Step(Do.FILL, "failed-problem", escape(self._failed_problem))
 
 
 def _summary(shown: dict[str, dict[str, Any]]) -> Summary:

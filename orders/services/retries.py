@@ -22,6 +22,7 @@ from exchanges.adapters.types import VENUE_CLOSED, OrderType, Side
 from orders import events, locks
 from orders.bulk import bulk_insert
 from orders.clock import DatabaseClock
+from orders.models import MAX_RETRIES as MAX_RETRIES
 from orders.models import (
     DeliveryState,
     EventSource,
@@ -39,8 +40,6 @@ from orders.services.switches import stop_reasons
 from orders.services.waiting import pending_for
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRIES = 5
 
 
 class Code(StrEnum):
