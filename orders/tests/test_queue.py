@@ -484,8 +484,7 @@ class TestLateFill:
     ) -> OrderReport:
         fake = exchanges.of(follower)
         first.refresh_from_db()
-        fill = fake.fill(first.client_order_id, quantity=Decimal(amount), announce=False)
-        return fill
+        return fake.fill(first.client_order_id, quantity=Decimal(amount), announce=False)
 
     def moved_back(self, exchanges: Exchanges, follower: StrategyAccount) -> Placement:
         place(*[one | {"quantity": "1"} for one in ladder(3)])
