@@ -29,12 +29,12 @@ from orders.models import (
     PendingOrder,
     Placement,
 )
-from orders.planning import BookPlan, Candidate, Standing, plan_book, priority_of, sort_price_of
+from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, priority_of, sort_price_of
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
 from orders.states import OrderStatus
-from orders.writes import Writes
+from orders.writes import Writes, draw_keys, next_key
 
 FRESH = 1 << 62  # ids of orders that have none yet: behind every order that was there before, in their order
 
@@ -95,6 +95,13 @@ class Claim:
             self.accounts[state.book.account_id] = state.book.account
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
 
+    def resting(self, book_id: int, lane: Lane) -> int:
+        """How many orders hold a slot of a lane once the plan is carried out."""
+        state, plan = self.states[book_id], self.plans[book_id]
+        lanes = {order.id: order.lane for order in state.orders}
+        sent = sum(lanes[pk] is lane for pk in (*plan.to_submit, *plan.to_follow))
+        return state.resting(lane) + sent - sum(lanes[pk] is lane for pk in plan.to_cancel)
+
     @property
     def waiting_ids(self) -> set[int]:
         return {pk for plan in self.plans.values() for pk in plan.to_submit if pk < FRESH}
@@ -124,6 +131,21 @@ class Claim:
         if moving:
             self._move({pk: intents[pk] for pk in moving if pk in intents})
         return len(self._intents)
+
+    def placement_keys(self) -> list[int]:
+        """Return a key for each placement of `take`: drawn with the locks, where that is possible."""
+        drawn = [getattr(intent, "placement_key", None) for intent in self._intents]
+        return [key for key in drawn if key is not None] or draw_keys((Placement, len(drawn)))[0]
+
+    @property
+    def left_waiting(self) -> set[int]:
+        """Books where more orders were seen waiting than are taken."""
+        taken = {intent.pk for intent in self._intents}
+        return {
+            pk
+            for pk, state in self.states.items()
+            if any(order.waits and order.id not in taken for order in state.orders)
+        }
 
     def _move(self, intents: dict[int, OrderIntent]) -> None:
         rows = OpenOrder.objects.filter(pk__in=intents, status=OrderStatus.NEW)
@@ -172,10 +194,15 @@ class Claim:
         return event
 
 
-def lockable(intent_ids: Collection[int]) -> list[OrderIntent]:
-    """Lock intents and read with them what `Claim.take` and a submission need."""
+def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[OrderIntent]:
+    """Lock intents and read with them what `Claim.take` and a submission need.
+
+    `with_keys`: draw a placement's key beside each, for `Claim.placement_keys`.
+    """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    if with_keys and (key := next_key(Placement)) is not None:
+        rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))
 
 

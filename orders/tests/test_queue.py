@@ -35,7 +35,7 @@ from orders.models import (
     StrategyAccount,
     UserProfile,
 )
-from orders.services import queue
+from orders.services import claims, queue
 from orders.services.deliveries import take_over
 from orders.services.queue import due_run, errands_run, rebalance, sweep
 from orders.services.settlement import Applied, apply_reports
@@ -84,7 +84,7 @@ def resting(follower: StrategyAccount | None = None) -> list[int]:
     rows = OpenOrder.objects.filter(status__in=("NEW", "PARTIALLY_FILLED"))
     if follower is not None:
         rows = rows.filter(strategy_account=follower)
-    return sorted(int(price) for price in rows.values_list("intent__price", flat=True))
+    return sorted(int(price) for price in rows.values_list("intent__price", flat=True) if price is not None)
 
 
 def waiting(follower: StrategyAccount | None = None) -> list[int]:
@@ -93,7 +93,7 @@ def waiting(follower: StrategyAccount | None = None) -> list[int]:
         if follower is None
         else PendingOrder.objects.filter(strategy_account=follower)
     )
-    return sorted(int(price) for price in rows.values_list("intent__price", flat=True))
+    return sorted(int(price) for price in rows.values_list("intent__price", flat=True) if price is not None)
 
 
 def intent_at(price: int) -> OrderIntent:
@@ -562,7 +562,7 @@ class TestLateFill:
         assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [])
 
 
-SWITCHES = {
+SWITCHES: dict[str, Callable[[bool], Any]] = {
     "system": lambda on: KillSwitch.objects.update_or_create(pk=1, defaults={"engaged": on}),
     "user": lambda on: [
         UserProfile.objects.update_or_create(user=one.user, defaults={"kill_switch": on})
@@ -606,7 +606,7 @@ class TestSwitches:
     ) -> None:
         place(*ladder(5))
         hear(follower, ended(exchanges, follower, 90_004))
-        lockable = queue.lockable
+        lockable = claims.lockable
 
         def flip_first(intent_ids: Any) -> Any:
             with SideBySide() as threads:
@@ -774,6 +774,7 @@ class TestStops:
         return sorted(
             int(price)
             for price in OpenOrder.objects.filter(status="NEW").values_list("intent__stop_price", flat=True)
+            if price is not None
         )
 
     def test_have_a_lane_of_their_own_and_the_nearest_trigger_rests(
