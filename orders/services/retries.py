@@ -34,14 +34,13 @@ from orders.models import (
     Placement,
     PlacementOutcome,
 )
+from orders.models.failed_order import MAX_RETRIES as MAX_RETRIES  # part of this service's contract
 from orders.services import queue, submission
 from orders.services.settlement import Applied
 from orders.services.switches import stop_reasons
 from orders.services.waiting import pending_for
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRIES = 5
 
 
 class Code(StrEnum):

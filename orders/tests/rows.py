@@ -19,6 +19,7 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     Strategy,
     StrategyAccount,
@@ -26,6 +27,7 @@ from orders.models import (
     Trade,
     WebhookDelivery,
 )
+from orders.services.waiting import pending_for
 from orders.states import OrderStatus
 
 NOON = datetime(2026, 7, 21, 12, 0, tzinfo=UTC)
@@ -143,6 +145,28 @@ def make_open_order(
         submitted_at=submitted_at,
         updated_at=submitted_at,
     )
+
+
+def make_pending_order(
+    owner: StrategyAccount,
+    *,
+    queued_at: datetime = NOON,
+    waits_until: datetime | None = None,
+    reason: str = "",
+    is_retry: bool = False,
+    **intent: Any,
+) -> PendingOrder:
+    asked = make_intent(owner, created_at=queued_at, is_queued=True, **{"home": Home.QUEUE} | intent)
+    pending = pending_for(
+        asked,
+        account_id=owner.account_id,
+        now=queued_at,
+        waits_until=waits_until,
+        reason=reason,
+        is_retry=is_retry,
+    )
+    pending.save()
+    return pending
 
 
 def make_position(owner: StrategyAccount, **fields: Any) -> StrategyPosition:

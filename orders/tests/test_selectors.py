@@ -10,6 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from orders import selectors
+from orders.failed_listing import failed_orders
 from orders.models import FailedStatus, OpenOrder, StrategyAccount
 from orders.selectors import Visible
 from orders.states import OrderStatus
@@ -128,7 +129,7 @@ class TestFailedOrders:
     def test_leaves_out_removed_ones(self, owner: StrategyAccount) -> None:
         make_failed_order(owner, status=FailedStatus.REMOVED)
 
-        assert selectors.failed_orders(EVERYBODY, now=NOON) == []
+        assert failed_orders(EVERYBODY, now=NOON) == []
 
     def test_shows_one_that_is_submitting_for_too_long_as_resolving(self, owner: StrategyAccount) -> None:
         failed = make_failed_order(owner)
@@ -137,7 +138,7 @@ class TestFailedOrders:
         )
         make_open_order(owner, status=OrderStatus.SUBMITTING, submitted_at=NOON - timedelta(seconds=4))
 
-        rows = selectors.failed_orders(EVERYBODY, now=NOON)
+        rows = failed_orders(EVERYBODY, now=NOON)
 
         assert [(row.key, row.is_resolving) for row in rows] == [
             (f"resolving-{unknown.pk}", True),
@@ -175,7 +176,7 @@ READS: list[tuple[Callable[..., list[Any]], Callable[[StrategyAccount, int], obj
     (selectors.positions, lambda owner, n: make_position(owner, symbol=f"C{n}/USDT")),
     (selectors.open_orders, lambda owner, n: make_open_order(owner)),
     (selectors.recent_trades, lambda owner, n: make_trade(owner)),
-    (selectors.failed_orders, lambda owner, n: make_failed_order(owner)),
+    (failed_orders, lambda owner, n: make_failed_order(owner)),
 ]
 
 
@@ -224,5 +225,5 @@ class TestQueries:
                 rows = read(EVERYBODY, now=NOON)
             counts.append((len(queries), len(rows)))
 
-        expected = 2 if read is selectors.failed_orders else 1
+        expected = 2 if read is failed_orders else 1
         assert counts == [(expected, 3), (expected, 33)]

@@ -53,7 +53,7 @@ class TestAffectedBy:
     def test_is_everything_for_an_event_that_we_do_not_know(self) -> None:
         unknown = replace(TOLD, type="NEWER_THAN_THIS_PAGE")
 
-        assert affected_by(unknown) == {"positions", "orders", "failed", "trades", "streams"}
+        assert affected_by(unknown) == {"positions", "orders", "failed", "trades", "streams", "stops"}
 
 
 class TestNews:

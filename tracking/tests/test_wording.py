@@ -9,6 +9,7 @@ from exchanges.models import Market
 from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
+from orders.services.retries import Code
 from orders.states import OrderStatus
 from tracking import live, wording
 from tracking.models import SessionStatus
@@ -29,6 +30,7 @@ class TestWords:
             (wording.SOURCES, EventSource),
             (wording.SESSIONS, SessionStatus),
             (wording.STREAMS, StreamState),
+            (wording.REFUSALS, Code),
             (live.AFFECTED, EventType),
         ],
     )
