@@ -48,7 +48,7 @@ from orders.planning import priority_of
 from orders.services import failures, ledger
 from orders.services.putting_off import PutOff, put_off
 from orders.services.waiting import pending_for
-from orders.states import CLOSED, OrderStatus, may_follow
+from orders.states import CLOSED, RESTING, OrderStatus, may_follow
 from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
@@ -486,10 +486,16 @@ class _Work:
             self._move(placement, order, target, kind, report)
             if placement.intent.cancel_requested:
                 self.applied.to_cancel.append(placement.intent_id)
-            elif placement.remaining_quantity > placement.intent.remaining_quantity:
-                self.applied.to_shrink.append(placement.intent_id)  # an earlier placement has filled since
         elif fresh:
             self._event(placement, EventType.PARTIALLY_FILLED, report=report)
+        self._look_for_surplus(placement, order)
+
+    def _look_for_surplus(self, placement: Placement, order: OpenOrder) -> None:
+        """An earlier placement has filled since: what rests would buy that part twice."""
+        intent = placement.intent
+        surplus = placement.remaining_quantity > intent.remaining_quantity
+        if surplus and order.status in RESTING and not intent.cancel_requested:
+            self.applied.to_shrink.append(intent.pk)
 
     def _still_canceling(
         self, placement: Placement, order: OpenOrder, target: OrderStatus, report: OrderReport
@@ -728,11 +734,18 @@ class _Work:
         writes.insert(self.new_failed)
         writes.insert(self.log)
         writes.run()
+        self._have_surplus_looked_at()
         for failure in self.new_failed:
             self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
         if self.log:
             self.facts.append(events.EventsLogged())
         events.publish(*self.facts)
+
+    def _have_surplus_looked_at(self) -> None:
+        """Should this process die before it takes the surplus back, the resolver comes upon it."""
+        if self.applied.to_shrink:
+            rows = OpenOrder.objects.filter(pk__in=self.applied.to_shrink, status__in=RESTING)
+            rows.update(ask_at=self.now + ASK_SOON)
 
     def _delete(self, writes: Writes) -> None:
         ended = {order.pk for order in self.ended.values()}

@@ -1,17 +1,22 @@
-"""The queue where two processes, two answers or two rules meet: nothing is sent twice, held for ever or for nothing."""
+"""The queue where two processes, two answers or two rules meet: nothing twice, for ever or for nothing."""
 
 from __future__ import annotations
+
+from decimal import Decimal
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
 from orders.models import (
+    EventSource,
     OpenOrder,
+    Placement,
     StrategyAccount,
 )
 from orders.models.intent import client_order_id
 from orders.services.deliveries import take_over
+from orders.services.queue import errands_run
 from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
@@ -19,13 +24,16 @@ from orders.tests.factories import (
     let_lease_end,
     limit,
     make_follower,
+    post,
 )
 from orders.tests.test_queue import (
     ended,
+    hear,
     hear_and_follow_up,
     intent_at,
     ladder,
     place,
+    the_placement,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,3 +62,52 @@ class TestTakeOver:
         take_over(delivery.pk)
 
         assert sum(one.client_order_id == name for one in fake.submitted) == 1
+
+
+class TestShrinkThatFailed:
+    def test_is_tried_again_when_the_order_is_found_alive(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        first = the_placement(90_000)
+        place(limit(95_000))
+        post({"order_type": "CANCEL", "order_id": intent_at(95_000).uid})
+        second = the_placement(90_000)
+        assert second.number == 2
+        fake.fail_cancel(second.client_order_id, errors.OutcomeUnknown("read timed out"))
+        late = fake.fill(first.client_order_id, quantity=Decimal("0.4"), announce=False)
+        hear_and_follow_up(follower, late)
+        assert OpenOrder.objects.get(intent__price=90_000).status == OrderStatus.CANCELING
+        fake._cancel_failures.clear()
+
+        report = fake.orders[Placement.objects.get(pk=second.pk).exchange_order_id]
+        errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
+
+        live = [
+            one
+            for one in fake.orders.values()
+            if one.price == 90_000 and one.client_order_id != first.client_order_id and one.status == "NEW"
+        ]
+        assert [one.quantity for one in live] == [Decimal("0.6")]
+
+
+class TestSurplusOfAProcessThatDied:
+    def test_is_taken_back_when_the_resolver_asks(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        first = the_placement(90_000)
+        place(limit(95_000))
+        post({"order_type": "CANCEL", "order_id": intent_at(95_000).uid})
+        second = the_placement(90_000)
+        hear(follower, fake.fill(first.client_order_id, quantity=Decimal("0.4"), announce=False))  # and died
+        order = OpenOrder.objects.get(intent__price=90_000)
+        assert (order.status, order.placement_id) == (OrderStatus.NEW, second.pk)
+        assert order.ask_at is not None
+
+        report = fake.orders[Placement.objects.get(pk=second.pk).exchange_order_id]
+        errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
+
+        assert the_placement(90_000).quantity == Decimal("0.6")
