@@ -54,6 +54,7 @@ from orders.writes import Writes
 logger = logging.getLogger(__name__)
 
 ASK_SOON = timedelta(seconds=1)
+CANCEL_ARRIVES_WITHIN = timedelta(minutes=1)
 FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
 
 
@@ -541,9 +542,13 @@ class _Work:
                 intent, failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
             )
 
-    @staticmethod
-    def _was_moved_back(order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
-        asked = order.status == OrderStatus.CANCELING and order.cancel_reason == CancelReason.MOVE_BACK
+    def _was_moved_back(self, order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
+        asked = order.cancel_reason == CancelReason.MOVE_BACK and (
+            order.status == OrderStatus.CANCELING
+            # Found alive while its cancel was still on its way: a limiter may hold one for long.
+            or self.source == EventSource.ANSWER
+            or self.now - order.updated_at < CANCEL_ARRIVES_WITHIN
+        )
         return asked and intent.is_queued and status == OrderStatus.CANCELED
 
     def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
+from exchanges.adapters.types import OrderRef
 from orders.models import (
     EventSource,
+    FailedOrder,
     OpenOrder,
+    PendingOrder,
     Placement,
     StrategyAccount,
 )
@@ -21,6 +25,7 @@ from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
     accepted_only,
+    elsewhere,
     let_lease_end,
     limit,
     make_follower,
@@ -34,6 +39,7 @@ from orders.tests.test_queue import (
     ladder,
     place,
     the_placement,
+    waiting,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,6 +68,28 @@ class TestTakeOver:
         take_over(delivery.pk)
 
         assert sum(one.client_order_id == name for one in fake.submitted) == 1
+
+
+class TestCancelThatComesLate:
+    def test_of_an_order_found_alive_meanwhile_puts_it_back_into_the_queue(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        worst = the_placement(90_000)
+
+        async def found_alive(refs: Sequence[OrderRef]) -> None:
+            """The limiter holds the cancel; a part fills, and reconciliation fetches the order."""
+            report = fake.fill(worst.client_order_id, quantity=Decimal("0.4"), announce=False)
+            await elsewhere(lambda: hear(follower, report, source=EventSource.RECONCILIATION))
+
+        fake.before_cancelling = found_alive
+
+        place(limit(95_000))
+
+        assert not FailedOrder.objects.exists()
+        assert waiting() == [90_000]
+        assert PendingOrder.objects.get().intent.remaining_quantity == Decimal("0.6")
 
 
 class TestShrinkThatFailed:
