@@ -133,6 +133,9 @@ class Claim:
             for pk, intent in intents.items()
             if pk in waiting and intent.home == Home.QUEUE and intent.remaining_quantity > 0
         ]
+        # The best go first: where the exchange takes fewer than we think, the worst are refused.
+        turn = {pk: at for plan in self.plans.values() for at, pk in enumerate(plan.to_submit)}
+        self._intents.sort(key=lambda intent: turn[intent.pk])
         self._hold_back()
         if moving:
             self._move({pk: intents[pk] for pk in moving if pk in intents})

@@ -350,7 +350,12 @@ class _Work:
             self.applied.full_lanes.add(FullLane(order.book_id, priority, back.is_account_full))
         waits_until = self.now + back.wait if back.wait else None
         self._requeue(
-            placement, order, reason=back.reason, waits_until=waits_until, is_retry=placement.is_retry
+            placement,
+            order,
+            reason=back.reason,
+            waits_until=waits_until,
+            is_retry=placement.is_retry,
+            frees=not back.is_full,  # it never had a slot there: nobody else has one for it
         )
 
     def _requeue(
@@ -362,13 +367,15 @@ class _Work:
         waits_until: datetime | None = None,
         report: OrderReport | None = None,
         is_retry: bool = False,
+        frees: bool = True,
     ) -> None:
         """Move an intent home to the queue with what is left of it; the slot is free.
 
         Only where its placement has surely ended and every fill of it is booked.
         """
         intent = placement.intent
-        self._end(placement, order, EventType.QUEUED, Home.QUEUE, after=OrderStatus.CANCELED, report=report)
+        kind, after = EventType.QUEUED, OrderStatus.CANCELED
+        self._end(placement, order, kind, Home.QUEUE, after=after, report=report, frees=frees)
         self.log[-1].after, self.log[-1].message = "", reason[:500]
         if waits_until is not None:
             self.log[-1].data["waits_until"] = waits_until.isoformat()
@@ -633,6 +640,7 @@ class _Work:
         *,
         after: OrderStatus,
         report: OrderReport | None = None,
+        frees: bool = True,
     ) -> None:
         assert after in CLOSED
         del self.open_orders[placement.pk]
@@ -640,7 +648,8 @@ class _Work:
         if self.adopted.pop(placement.pk, None) is None:
             self.ended[placement.pk] = order
         moved = home == Home.QUEUE and order.cancel_reason == CancelReason.MOVE_BACK
-        (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
+        if frees:
+            (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
         self._home(placement.intent, home)
         self._event(placement, kind, before=order.status, after=after, report=report)
 

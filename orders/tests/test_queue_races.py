@@ -9,7 +9,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
-from exchanges.adapters.types import OrderRef
+from exchanges.adapters.types import OrderRef, OrderRequest
 from orders.models import (
     EventSource,
     FailedOrder,
@@ -38,6 +38,7 @@ from orders.tests.test_queue import (
     intent_at,
     ladder,
     place,
+    resting,
     the_placement,
     waiting,
 )
@@ -68,6 +69,42 @@ class TestTakeOver:
         take_over(delivery.pk)
 
         assert sum(one.client_order_id == name for one in fake.submitted) == 1
+
+
+class TestAccountFull:
+    """The exchange takes no more orders of the whole account."""
+
+    @pytest.fixture
+    def asked(self, follower: StrategyAccount, exchanges: Exchanges) -> list[int]:
+        """Two orders rest in BTC/USDT and fill the account; counts what it is asked to take besides."""
+        place(*ladder(2))
+        fake, numbers = exchanges.of(follower), [0]
+
+        async def refuse(requests: Sequence[OrderRequest]) -> None:
+            numbers[0] += len(requests)
+            room = 2 - sum(one.status == "NEW" for one in fake.orders.values())
+            for request in requests[max(0, room) :]:
+                full = errors.TooManyOpenOrders("Reach max open orders.", account_wide=True)
+                fake.fail(request.client_order_id, full)
+
+        fake.before_placing = refuse
+        return numbers
+
+    def test_is_not_asked_again_and_again(self, asked: list[int]) -> None:
+        place(*[limit(2_000 + each, symbol="ETH/USDT") for each in range(5)])
+
+        assert asked == [3]  # as many as the lane holds; then it is known
+
+    def test_gives_one_slot_that_frees_to_one_order(
+        self, follower: StrategyAccount, exchanges: Exchanges, asked: list[int]
+    ) -> None:
+        place(*[limit(2_000 + each, symbol="ETH/USDT") for each in range(5)])
+        asked[0] = 0
+
+        hear_and_follow_up(follower, ended(exchanges, follower, 90_001))
+
+        assert resting() == [2_004, 90_000]
+        assert asked == [2]  # and the next best, which shows that it is full again
 
 
 class TestCancelThatComesLate:
