@@ -59,6 +59,7 @@ class Rebalanced:
     canceled: int = 0
     duration_ms: float = 0.0
     left_waiting: set[int] = field(default_factory=set)  # books of the last round with more than was taken
+    held_back: set[int] = field(default_factory=set)  # books of the last round where a guard denied some
     opened: set[int] = field(default_factory=set)  # books of full accounts where one more was let try
 
     def count(self, claim: Claim, applied: Applied) -> None:
@@ -130,9 +131,7 @@ def errands_run(applied: Applied, *, source: str, books: Iterable[int] = ()) -> 
     later = chores_run(applied, source=source)
     _mark_full([*applied.full_lanes, *later.full_lanes])
     freed = applied.freed_books | later.freed_books
-    moved = (
-        applied.moved_books | later.moved_books
-    )  # these slots are their own books', for whom they were freed
+    moved = applied.moved_books | later.moved_books  # these slots were freed for their own books
     touched = {*books, *freed, *moved, *applied.settled_books, *later.settled_books}
     if touched:
         later.merge(rebalance(book_ids=touched, freed=freed).applied)
@@ -154,22 +153,22 @@ def rebalance(
         # What was just planned and left waiting waits still, most likely: planning finds out.
         if freed or not books <= run.left_waiting:
             books = _with_waiting(books, freed, run)
-        run.left_waiting = set()
+        run.left_waiting, run.held_back = set(), set()
         applied = Applied()
         for portion in _portions(sorted(books)):
             applied.merge(_round(portion, source=source, run=run))
-        if not applied.placements:
+        if not applied.placements and not run.held_back:
             break
         done = run.executed + run.canceled
         applied.merge(chores_run(applied, source=source))
         _mark_full(applied.full_lanes)
         run.applied.merge(applied)
-        if done == before and not applied.full_lanes:
+        if done == before and not applied.full_lanes and not run.held_back:
             break  # all refused: what would come next is refused most likely, the next trigger tries it
         before = done
         # Where one more was taken of a full account, one more may try.
         freed = applied.freed_books | (applied.settled_books & run.opened)
-        books = freed | applied.moved_books | applied.settled_books
+        books = freed | applied.moved_books | applied.settled_books | run.held_back
     run.duration_ms = (time.monotonic() - started) * 1000
     if run.applied.placements:
         totals.count(run)
@@ -225,6 +224,7 @@ def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
         applied = carry_out(claim, clock=clock)
         run.count(claim, applied)
         run.left_waiting |= claim.left_waiting
+        run.held_back |= claim.held_back
         return applied
     logger.warning("The configuration kept changing while books %s were planned", book_ids)
     return Applied()
@@ -242,7 +242,7 @@ def _claim(book_ids: list[int], *, source: str) -> tuple[Claim, DatabaseClock]:
         version: int = books[0].config_version or 0  # type: ignore[attr-defined]  # annotated with the locks
         claim = Claim(now=clock.now(), source=source)
         claim.plan(books, version=version)
-        if claim.ids:
+        if claim.ids or claim.held_back:
             claim.take(lockable(claim.ids, with_keys=True))
             _write(claim, version)
     return claim, clock

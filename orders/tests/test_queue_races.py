@@ -16,11 +16,12 @@ from orders.models import (
     OpenOrder,
     PendingOrder,
     Placement,
+    Strategy,
     StrategyAccount,
 )
 from orders.models.intent import client_order_id
 from orders.services.deliveries import take_over
-from orders.services.queue import errands_run
+from orders.services.queue import due_run, errands_run
 from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
@@ -29,6 +30,7 @@ from orders.tests.factories import (
     let_lease_end,
     limit,
     make_follower,
+    make_strategy,
     post,
 )
 from orders.tests.test_queue import (
@@ -37,6 +39,7 @@ from orders.tests.test_queue import (
     hear_and_follow_up,
     intent_at,
     ladder,
+    let_back_off_end,
     place,
     resting,
     the_placement,
@@ -44,6 +47,13 @@ from orders.tests.test_queue import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def block(follower: StrategyAccount) -> None:
+    """Let a guard deny from now on whatever this strategy has waiting."""
+    row = Strategy.objects.get(pk=follower.strategy_id)
+    row.symbol_blocklist = ["BTC/USDT"]
+    row.save()
 
 
 @pytest.fixture
@@ -176,3 +186,40 @@ class TestSurplusOfAProcessThatDied:
         errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
 
         assert the_placement(90_000).quantity == Decimal("0.6")
+
+
+class TestGuardHeld:
+    @pytest.fixture
+    def other(self, follower: StrategyAccount) -> StrategyAccount:
+        """Another strategy in the same books."""
+        return make_follower(make_strategy("other", token="another-token"), follower.account)
+
+    def test_does_not_cost_others_their_slots(
+        self, follower: StrategyAccount, other: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(3), group_name="other", token="another-token")
+        place(*ladder(4, start=94_999))
+        block(follower)
+        for price in (95_000, 95_001, 95_002):
+            hear_and_follow_up(follower, ended(exchanges, follower, price))
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [94_999])
+        before = len(exchanges.of(follower).cancelled)
+
+        for _ in range(3):
+            let_back_off_end()
+            due_run()
+
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [94_999])
+        assert len(exchanges.of(follower).cancelled) == before
+
+    def test_does_not_keep_others_from_the_slots_behind_it(
+        self, follower: StrategyAccount, other: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(3, start=96_000))
+        place(*ladder(6, start=95_000))  # more than are looked at once
+        place(*ladder(3), group_name="other", token="another-token")
+        block(follower)
+
+        hear_and_follow_up(follower, ended(exchanges, follower, 96_000))
+
+        assert resting() == [90_002, 96_001, 96_002]
