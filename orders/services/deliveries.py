@@ -205,7 +205,8 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
                 }
                 _carry_out(delivery, placements, too_old | stopped, clock)
         else:
-            _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
+            # Whether they were sent nobody knows; twice does no harm.
+            after_dispatch(_send_cancels(delivery, now=now))
             anew = _never_placed_intents(delivery)
             if anew:
                 after_dispatch(submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER))
@@ -245,18 +246,19 @@ def _carry_out(
     delivery: WebhookDelivery, placements: list[Placement], stops: dict[int, str], clock: DatabaseClock
 ) -> None:
     now = clock.now()
-    _send_cancels(delivery, now=now)
+    applied = _send_cancels(delivery, now=now)
     # What a later cancel or a switch caught while it waited is never sent.
     held = [p for p in placements if p.intent.cancel_requested or p.pk in stops]
     withdrawn = [Outcome(p.pk, Stopped(stops.get(p.pk, "canceled before it was sent"))) for p in held]
-    outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now)
+    applied.merge(outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now))
     going = [placement for placement in placements if placement not in held]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         leverage = submission.leverage_needed(going)
         send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
         work = submission.Dispatch(going, accounts, send_by, clock, leverage)
-        after_dispatch(submission.dispatch(work))
+        applied.merge(submission.dispatch(work))
+    after_dispatch(applied)
 
 
 def _longest_wait(placement: Placement, limit: int | None) -> float:
@@ -267,9 +269,9 @@ def _longest_wait(placement: Placement, limit: int | None) -> float:
     return min(most, MARKET_WAITS_SECONDS) if placement.intent.order_type == OrderType.MARKET else most
 
 
-def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:
+def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> Applied:
     canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
-    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
+    return cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
 
 
 def after_dispatch(applied: Applied, *, books: Iterable[int] = ()) -> Applied:

@@ -80,6 +80,18 @@ class TestTakeOver:
 
         assert sum(one.client_order_id == name for one in fake.submitted) == 1
 
+    def test_fills_the_slots_that_its_cancels_free(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(4))
+        assert waiting() == [90_000]
+        delivery = accepted_only({"order_type": "CANCEL", "order_id": intent_at(90_003).uid})
+        let_lease_end(delivery)
+
+        take_over(delivery.pk)
+
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [])
+
 
 class TestAccountFull:
     """The exchange takes no more orders of the whole account."""
