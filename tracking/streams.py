@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
-from orders.services.queue import due_run
+from orders.services.queue import due_wake, rebalance
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
@@ -64,6 +65,7 @@ class Streams:
         self._stopping = asyncio.Event()
         self._seen = _Seen(-1, frozenset(), {})
         self._renewed_at = float("-inf")
+        self._sending: set[asyncio.Task[Any]] = set()  # orders that were due
         self._loaded: set[Source] = set()  # whose instruments this process has seen fresh
 
     def stop(self) -> None:
@@ -77,7 +79,7 @@ class Streams:
             (LOOK_SECONDS, self._tend),
             (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
             (SETTLE_SECONDS, lambda: self._network.run(resolve)),
-            (DUE_SECONDS, lambda: self._network.run(due_run)),
+            (DUE_SECONDS, self._send_due),
             (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
             (SWEEP_SECONDS, lambda: self._network.run(cancels_sweep)),
             (INSTRUMENTS_SECONDS, self._load_instruments),
@@ -86,6 +88,7 @@ class Streams:
         tasks = [asyncio.create_task(self._every(seconds, step)) for seconds, step in steps]
         await self._stopping.wait()
         logger.info("Streams process %s stops", self.owner)
+        tasks += self._sending
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,6 +142,18 @@ class Streams:
         held = await self._ledger.run(sessions_renew, owner=self.owner)
         self._renewed_at = now
         return held
+
+    async def _send_due(self) -> None:
+        """Send what a back-off has ended for; an account whose exchange is slow holds up no other."""
+        for books in await self._network.run(due_wake):
+            sending = asyncio.create_task(self._network.run(rebalance, book_ids=books))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sent)
+
+    def _sent(self, sending: asyncio.Task[object]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            logger.error("Orders that were due have to wait for the next look", exc_info=error)
 
     async def _load_instruments(self) -> None:
         """Load what trades where this process has not done so yet; what failed is tried again."""

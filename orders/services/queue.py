@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -327,23 +328,29 @@ def due_run(*, limit: int = DUE_AT_ONCE) -> int:
 
     One indexed query where nothing is due. Returns how many books were planned again.
     """
-    now = database_now()
-    books = _wake_due(now, limit)
+    books = {pk for books in due_wake(limit=limit) for pk in books}
     if books:
         rebalance(book_ids=books)
     return len(books)
 
 
-def _wake_due(now: datetime, limit: int) -> set[int]:
-    due = PendingOrder.objects.filter(waits_until__lte=now)
+def due_wake(*, limit: int = DUE_AT_ONCE) -> list[set[int]]:
+    """Let orders whose back-off has ended be ready again; return the books to be planned, account by account.
+
+    Whoever must not wait for a slow exchange plans each account's on its own.
+    """
+    due = PendingOrder.objects.filter(waits_until__lte=database_now())
     if not due.exists():
-        return set()
+        return []
     with transaction.atomic():
         # Rows that another process wakes or claims right now are skipped: no order of locks to keep.
         rows = due.select_for_update(skip_locked=True, of=("self",)).order_by("waits_until")[:limit]
-        found = list(rows.values_list("pk", "book_id"))
-        PendingOrder.objects.filter(pk__in=[pk for pk, _ in found]).update(waits_until=None)
-    return {book_id for _, book_id in found}
+        found = list(rows.values_list("pk", "book_id", "account_id"))
+        PendingOrder.objects.filter(pk__in=[pk for pk, _, _ in found]).update(waits_until=None)
+    books: dict[int, set[int]] = defaultdict(set)
+    for _, book_id, account_id in found:
+        books[account_id].add(book_id)
+    return list(books.values())
 
 
 def sweep() -> int:
