@@ -127,6 +127,9 @@ STRATEGIES: dict[str, tuple[int, ...]] = {
 }
 
 
+NEVER_REACHED = 100_000  # orders per minute: they are counted as ever, and none is denied
+
+
 def provision_file(tokens: dict[str, str]) -> dict[str, object]:
     """Return the input of `manage.py provision`: accounts, and strategies whose orders pass the queue."""
     user = "bench"
@@ -141,6 +144,7 @@ def provision_file(tokens: dict[str, str]) -> dict[str, object]:
                 "environment": "SIMULATOR",
                 "api_key": account_key(number)[0],
                 "api_secret": account_key(number)[1],
+                "max_orders_per_minute": NEVER_REACHED,
             }
             for number in range(ACCOUNTS + 1)
         ],
@@ -151,6 +155,7 @@ def provision_file(tokens: dict[str, str]) -> dict[str, object]:
                 "token": tokens[name],
                 "market_type": "FUTURES",
                 "execution_mode": "QUEUED",
+                "max_orders_per_minute": NEVER_REACHED,
                 "accounts": [
                     {"account": f"account-{number}", "allocated_capital": str(CAPITAL), "leverage": LEVERAGE}
                     for number in numbers

@@ -43,7 +43,7 @@ def view(owner: StrategyAccount) -> LiveView:
 
 class TestAffectedBy:
     def test_is_everything_but_the_streams_for_a_fill(self) -> None:
-        assert affected_by(TOLD) == {"orders", "failed", "positions", "trades"}
+        assert affected_by(TOLD) == {"orders", "waiting", "failed", "positions", "trades"}
 
     def test_leaves_out_positions_and_trades_where_nothing_was_filled(self) -> None:
         accepted = replace(TOLD, type=EventType.ACCEPTED, filled_quantity=Decimal(0))
@@ -53,7 +53,9 @@ class TestAffectedBy:
     def test_is_everything_for_an_event_that_we_do_not_know(self) -> None:
         unknown = replace(TOLD, type="NEWER_THAN_THIS_PAGE")
 
-        assert affected_by(unknown) == {"positions", "orders", "failed", "trades", "streams", "stops"}
+        assert affected_by(unknown) == {
+            "positions", "orders", "waiting", "failed", "trades", "streams", "stops",
+        }  # fmt: skip
 
 
 class TestNews:
