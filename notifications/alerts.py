@@ -80,6 +80,7 @@ def _failures(rows: QuerySet[FailedOrder]) -> list[formatting.Failure]:
     fields = (
         "id", "webhook_id", "symbol", "side", "order_type", "quantity", "price", "stop_price",
         "reason", "error_type", "exchange_error", "status", "created_at",
+        "retry_count",
     )  # fmt: skip
     names = {
         "strategy": F("strategy_account__strategy__group_name"),

@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext, override
 
+from orders.models.failed_order import MAX_RETRIES
+
 MAX_LENGTH = 3800  # characters with markup; Telegram takes 4,096 without
 ORDERS_NAMED = 3  # of those that failed alike
 WORDS_LENGTH = 300
@@ -27,17 +29,20 @@ ORDER_TYPES = {
     "STOP_MARKET": gettext_noop("Stop market"),
     "STOP_LIMIT": gettext_noop("Stop limit"),
 }
-_REPEAT = gettext_noop("It is not on the exchange. Place it again if you still want it.")
-_LOOK = gettext_noop("Look at the account on the exchange and place the order again if you still want it.")
+_REPEAT = gettext_noop("It is not on the exchange. Retry it on the positions page if you still want it.")
+_LOOK = gettext_noop(
+    "Look at the account on the exchange, then retry the order on the positions page if you still want it."
+)
+_USED_UP = gettext_noop("All retries are used up: send a new signal if you still want it.")
 # Error type, or status of an order that ended on the exchange -> what happened, what to do about it.
 CAUSES: dict[str, tuple[str, str]] = {
     "insufficient_balance": (
         gettext_noop("Insufficient balance"),
-        gettext_noop("Add funds to the account or trade less, then place the order again."),
+        gettext_noop("Add funds to the account, then retry the order on the positions page; or trade less."),
     ),
     "rate_limit": (
         gettext_noop("The exchange's rate limit is reached"),
-        gettext_noop("Wait a minute and place the order again. Send fewer orders at once."),
+        gettext_noop("Wait a minute and retry the order on the positions page. Send fewer orders at once."),
     ),
     "invalid_symbol": (
         gettext_noop("The exchange does not know this symbol"),
@@ -88,6 +93,11 @@ class Failure:
     exchange_error: str
     status: str
     created_at: datetime
+    retry_count: int = 0
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.retry_count >= MAX_RETRIES
 
     @property
     def cause(self) -> str:
@@ -123,8 +133,15 @@ def test_message(*, language: str) -> str:
 
 
 def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
-    def key(failure: Failure) -> tuple[str, ...]:
-        return failure.strategy, failure.webhook_id, failure.account, failure.cause, failure.words
+    def key(failure: Failure) -> tuple[str | bool, ...]:
+        return (
+            failure.strategy,
+            failure.webhook_id,
+            failure.account,
+            failure.cause,
+            failure.words,
+            failure.is_used_up,
+        )
 
     return [list(group) for _key, group in groupby(sorted(failures, key=key), key)]
 
@@ -142,6 +159,8 @@ def _heading(failure: Failure, time_zone: str) -> str:
 def _block(group: Sequence[Failure]) -> str:
     first = group[0]
     cause, advice = CAUSES.get(first.cause, CAUSES["unknown"])
+    if first.is_used_up:
+        advice = _USED_UP
     lines = [f"\n<b>{_text(first.account)}: {_text(_(cause))}</b>"]
     lines += [f"• {_order(failure)}" for failure in group[:ORDERS_NAMED]]
     if more := len(group) - ORDERS_NAMED:

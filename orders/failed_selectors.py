@@ -6,11 +6,10 @@ Quantities in base asset or contracts, prices in quote asset, all Decimal; times
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import chain
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet
@@ -28,7 +27,7 @@ REASONS_SHOWN = 50  # some of them quote numbers: there may be as many as orders
 _SHARED = ("strategy_account_id", "symbol", "market_type", "side", "order_type", "price", "stop_price")
 _WHOSE = {
     "strategy": F("strategy_account__strategy__group_name"),
-    "account": F("strategy_account__account__name"),
+    "account_name": F("strategy_account__account__name"),
 }
 
 
@@ -64,11 +63,15 @@ def failed_page(
     return rows, total
 
 
-def failed_stream(visible: Visible, wanted: FailedFilter, *, now: datetime) -> Iterator[dict[str, Any]]:
+def failed_stream(
+    visible: Visible, wanted: FailedFilter, *, now: datetime
+) -> Generator[dict[str, Any], None, None]:
     """Read them all, a chunk at a time, in the list's order."""
     resolving = _told_resolving(matching_resolving(visible, wanted, now=now))
     failed = _told_failed(matching_failed(visible, wanted))
-    return map(_row, chain(resolving.iterator(CHUNK), failed.iterator(CHUNK)))
+    for rows in (resolving, failed):
+        for told in rows.iterator(CHUNK):
+            yield _row(told)
 
 
 def matching_failed(visible: Visible, wanted: FailedFilter) -> QuerySet[FailedOrder]:
@@ -131,6 +134,7 @@ def _told_resolving(rows: QuerySet[OpenOrder]) -> Told:
 
 
 def _row(told: dict[str, Any]) -> dict[str, Any]:
+    told["account"] = told.pop("account_name")
     if "id" in told:
         return told
     left = max(told.pop("asked") - told.pop("filled"), Decimal(0))

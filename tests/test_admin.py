@@ -34,6 +34,7 @@ from orders.models import (
     UserProfile,
 )
 from orders.services.switches import kill_switch_set
+from orders.services.waiting import pending_for
 from orders.tests.factories import (
     NOON,
     make_account,
@@ -60,6 +61,7 @@ def make_rows(number: int) -> None:
     placement = make_placement(follower, symbol=f"{name}/USDT")
     make_position(follower, "1.5", symbol=f"{name}/USDT")
     intent = placement.intent
+    pending_for(intent, account_id=account.pk, now=NOON).save()
     common: dict[str, Any] = {
         "intent": intent,
         "strategy_account": follower,

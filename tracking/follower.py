@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 5000  # then the socket waits: what TCP holds back is not lost
 AT_ONCE = 500
+MOVED_GRACE_SECONDS = 0.5
 GAP_GRACE_SECONDS = 0.3  # the missing fill usually comes with the next message
 RECONCILE_SECONDS = 29.0
 RECONCILE_DOWN_SECONDS = 10.0
@@ -244,12 +245,20 @@ class Follower:
             for placement_id in applied.gaps:
                 self._gaps.setdefault(placement_id, loop.time() + GAP_GRACE_SECONDS)
             loop.call_later(GAP_GRACE_SECONDS, self._fetch_due_gaps)
-        if applied.leaves_errands:
-            self._errand(self._network.run(errands_run, replace(applied, gaps=[]), source=EventSource.STREAM))
+        at_once = replace(applied, gaps=[], moved_books=set())
+        if at_once.leaves_errands:
+            self._run_errands(at_once)
+        if applied.moved_books:
+            # Who sent the cancel gives the slot away when it is answered; this is for one that died.
+            moved = Applied(moved_books=applied.moved_books)
+            loop.call_later(MOVED_GRACE_SECONDS, self._run_errands, moved)
         if applied.unmatched:
             self._may_wait = True
         if self._may_wait:
             self._errand(self._retry_unmatched())
+
+    def _run_errands(self, applied: Applied) -> None:
+        self._errand(self._network.run(errands_run, applied, source=EventSource.STREAM))
 
     def _fetch_due_gaps(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -257,8 +266,7 @@ class Follower:
         for placement_id in due:
             del self._gaps[placement_id]
         if due:
-            gaps = Applied(gaps=due)
-            self._errand(self._network.run(errands_run, gaps, source=EventSource.STREAM))
+            self._run_errands(Applied(gaps=due))
 
     async def _retry_unmatched(self) -> None:
         if self._retrying.locked():

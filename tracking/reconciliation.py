@@ -9,7 +9,7 @@ closes nothing.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,7 +25,8 @@ from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import EventSource, OpenOrder, Placement, StrategyPosition
-from orders.services.queue import errands_run
+from orders.services.externals import External, externals_count
+from orders.services.queue import errands_run, rebalance
 from tracking.applying import reports_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
 from tracking.fetching import Question, orders_fetch
@@ -114,6 +115,7 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
             return result
         _settle(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], rows, result)
     external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
+    _count_external(key, external)
     unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
     retried = unmatched_retry(
         key=key,
@@ -128,6 +130,21 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
     for error in result.errors:
         logger.warning("Reconciling account %s %s: %s", *key, error)
     return result
+
+
+def _count_external(key: StreamKey, reports: Sequence[OrderReport]) -> None:
+    """Say how many slots of each book others take; where one of theirs has gone, ours move up."""
+    stops = Counter(report.symbol for report in reports if _is_stop(report))
+    limits = Counter(report.symbol for report in reports if not _is_stop(report))
+    by_symbol = {symbol: External(limits[symbol], stops[symbol]) for symbol in {*limits, *stops}}
+    freed = externals_count(account_id=key.account_id, market_type=key.market_type, by_symbol=by_symbol)
+    if freed:
+        rebalance(book_ids=freed, freed=freed)
+
+
+def _is_stop(report: OrderReport) -> bool:
+    """A triggered one is a plain order by now."""
+    return report.conditional and not report.child_order_id
 
 
 def _compare(key: StreamKey, exchange: Exchange) -> tuple[list[Difference], dict[int, _Row]]:

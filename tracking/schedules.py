@@ -29,6 +29,8 @@ JOBS = (
     Job("resolve unknown orders, half past", "tracking.tasks.orders_resolve", 1, 30),
     Job("rebalance queues", "tracking.tasks.queues_rebalance", 1, 10),
     Job("rebalance queues, half past", "tracking.tasks.queues_rebalance", 1, 40),
+    Job("retry failed orders on schedule", "tracking.tasks.failed_orders_retry", 1, 20),
+    Job("retry failed orders on schedule, half past", "tracking.tasks.failed_orders_retry", 1, 50),
     Job("reconcile unwatched accounts", "tracking.tasks.reconcile_unwatched", 1, 15),
     Job("reconcile unwatched accounts, half past", "tracking.tasks.reconcile_unwatched", 1, 45),
     Job("load instruments", "tracking.tasks.instruments_load", DAY, 60),

@@ -9,6 +9,7 @@ from exchanges.adapters.exceptions import ExchangeError
 from exchanges.instruments import instruments_refresh
 from orders.clock import database_now
 from orders.services.deliveries import take_over_expired
+from orders.services.failed_orders import failed_orders_retry_due
 from orders.services.queue import due_run, sweep
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
@@ -29,8 +30,13 @@ def orders_resolve() -> int:
 
 
 def queues_rebalance() -> int:
-    """Send queued orders whose time has come, and plan every book where orders wait; return how many books."""
+    """Send queued orders whose time has come, and plan every book where any wait; return how many."""
     return due_run() + sweep()
+
+
+def failed_orders_retry() -> int:
+    """Carry out scheduled retries whose time has come; return how many were due."""
+    return failed_orders_retry_due()
 
 
 def reconcile_unwatched() -> int:

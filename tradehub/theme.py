@@ -46,6 +46,7 @@ UNFOLD: dict[str, Any] = {
             _group(
                 "Orders",
                 _item("Webhooks", "webhook", "orders.webhookdelivery"),
+                _item("Waiting", "hourglass_empty", "orders.pendingorder"),
                 _item("Open", "pending_actions", "orders.openorder"),
                 _item("Failed", "error", "orders.failedorder"),
                 _item("Intents", "list_alt", "orders.orderintent"),

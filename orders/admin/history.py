@@ -10,8 +10,6 @@ from django.utils.html import format_html
 
 from exchanges.administration import HistoryAdmin, amount, link_to
 from orders.models import (
-    Book,
-    FailedOrder,
     OpenOrder,
     OrderEvent,
     OrderIntent,
@@ -175,39 +173,6 @@ class OpenOrderAdmin(OrderHistoryAdmin):
         return f"{intent.side} {amount(intent.remaining_quantity)} {intent.order_type} {amount(price)}"
 
 
-@admin.register(FailedOrder)
-class FailedOrderAdmin(OrderHistoryAdmin):
-    list_display = (
-        "id",
-        "created_at",
-        "to_strategy_account",
-        "symbol",
-        "side",
-        "order_type",
-        "amount_left",
-        "reason",
-        "error_type",
-        "status",
-        "alert_sent",
-        "to_intent",
-    )
-    list_filter = (
-        "status",
-        "error_type",
-        "market_type",
-        "order_type",
-        "strategy_account__strategy",
-        "created_at",
-    )
-    search_fields = ("symbol", "reason", "exchange_error", "uid", "webhook_id")
-    list_select_related = ("intent", "strategy_account__strategy", "strategy_account__account")
-    ordering = ("-pk",)
-
-    @admin.display(description="unfilled")
-    def amount_left(self, row: FailedOrder) -> str:
-        return amount(row.quantity)
-
-
 @admin.register(OrderEvent)
 class OrderEventAdmin(OrderHistoryAdmin):
     list_display = (
@@ -311,11 +276,3 @@ class StrategyPositionAdmin(OrderHistoryAdmin):
     @admin.display(description="average entry")
     def at_price(self, row: StrategyPosition) -> str:
         return amount(row.average_price)
-
-
-@admin.register(Book)
-class BookAdmin(HistoryAdmin):
-    list_display = ("id", "account", "market_type", "symbol", "created_at")
-    list_filter = ("market_type", "account")
-    search_fields = ("symbol", "account__name")
-    list_select_related = ("account",)

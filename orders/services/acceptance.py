@@ -420,7 +420,7 @@ def _wait(accepted: Accepted, intent: OrderIntent, claim: Claim, *, account_id: 
     intent.home = Home.QUEUE
     pending = pending_for(intent, account_id=account_id, now=claim.now)
     accepted.pending[intent.pk] = pending
-    accepted.resting[intent.pk] = claim.states[intent.book_id].resting(LANE_OF[pending.priority])
+    accepted.resting[intent.pk] = claim.resting(intent.book_id, LANE_OF[pending.priority])
     return queued_event(intent, account_id=account_id, source=EventSource.WEBHOOK, now=claim.now)
 
 

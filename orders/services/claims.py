@@ -29,7 +29,7 @@ from orders.models import (
     PendingOrder,
     Placement,
 )
-from orders.planning import BookPlan, Candidate, Standing, plan_book, priority_of, sort_price_of
+from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, priority_of, sort_price_of
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
@@ -94,6 +94,13 @@ class Claim:
             self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
             self.accounts[state.book.account_id] = state.book.account
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
+
+    def resting(self, book_id: int, lane: Lane) -> int:
+        """How many orders hold a slot of a lane once the plan is carried out."""
+        state, plan = self.states[book_id], self.plans[book_id]
+        lanes = {order.id: order.lane for order in state.orders}
+        sent = sum(lanes[pk] is lane for pk in (*plan.to_submit, *plan.to_follow))
+        return state.resting(lane) + sent - sum(lanes[pk] is lane for pk in plan.to_cancel)
 
     @property
     def waiting_ids(self) -> set[int]:

@@ -398,6 +398,7 @@ class _Intake:
         else:
             applied = self._send_by_account(accepted, work, answered)
         applied.merge(moved.record(source=EventSource.ANSWER, clock=self.clock))
+        applied.moved_books |= {order.book_id for order in accepted.moves}
         # A close that came to nothing was planned for: its slot is given away after all.
         again = accepted.queued_books if accepted.failed else ()
         applied.merge(deliveries.after_dispatch(applied, books=again))

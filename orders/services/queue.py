@@ -22,7 +22,16 @@ from exchanges.adapters.types import OrderType
 from exchanges.models import ConfigVersion
 from orders import events, locks
 from orders.clock import DatabaseClock, database_now
-from orders.models import Book, EventSource, OpenOrder, OrderEvent, PendingOrder, Placement
+from orders.models import (
+    Book,
+    EventSource,
+    Home,
+    OpenOrder,
+    OrderEvent,
+    PendingOrder,
+    Placement,
+    PlacementOutcome,
+)
 from orders.planning import LANE_OF, Lane, priority_of
 from orders.services import submission
 from orders.services.cancellation import CancelsSent
@@ -50,6 +59,13 @@ class Rebalanced:
     executed: int = 0
     canceled: int = 0
     duration_ms: float = 0.0
+
+    def count(self, claim: Claim, applied: Applied) -> None:
+        """Count what became of a claim, whoever heard of it first."""
+        placed = (applied.placements.get(placement.pk) for placement in claim.placements)
+        self.executed += sum(one is not None and one.outcome == PlacementOutcome.PLACED for one in placed)
+        moved = (applied.placements.get(order.placement_id) for order in claim.moves)
+        self.canceled += sum(one is not None and one.intent.home != Home.EXCHANGE for one in moved)
 
     def as_json(self) -> dict[str, Any]:
         failed = [
@@ -112,8 +128,8 @@ def errands_run(applied: Applied, *, source: str, books: Iterable[int] = ()) -> 
     """
     later = chores_run(applied, source=source)
     _mark_full([*applied.full_lanes, *later.full_lanes])
-    touched = {*books, *applied.freed_books, *applied.settled_books, *later.freed_books, *later.settled_books}
-    freed = applied.freed_books | later.freed_books
+    freed = applied.freed_books | applied.moved_books | later.freed_books | later.moved_books
+    touched = {*books, *freed, *applied.settled_books, *later.settled_books}
     if touched:
         later.merge(rebalance(book_ids=touched, freed=freed).applied)
     return later
@@ -129,6 +145,7 @@ def rebalance(
     started = time.monotonic()
     run = Rebalanced()
     books, freed = set(book_ids), set(freed)
+    before = 0
     for _ in range(ROUNDS):
         books = _with_waiting(books, freed)
         applied = Applied()
@@ -136,13 +153,15 @@ def rebalance(
             applied.merge(_round(portion, source=source, run=run))
         if not applied.placements:
             break
-        chores = chores_run(applied, source=source)
-        applied.merge(chores)
+        done = run.executed + run.canceled
+        applied.merge(chores_run(applied, source=source))
         _mark_full(applied.full_lanes)
         run.applied.merge(applied)
-        if not applied.accepted and not applied.moved_back and not applied.full_lanes:
+        if done == before and not applied.full_lanes:
             break  # all refused: what would come next is refused most likely, the next trigger tries it
-        books, freed = applied.freed_books | applied.settled_books, applied.freed_books
+        before = done
+        freed = applied.freed_books | applied.moved_books
+        books = freed | applied.settled_books
     run.duration_ms = (time.monotonic() - started) * 1000
     if run.applied.placements:
         totals.count(run)
@@ -179,8 +198,7 @@ def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
         claim = _claim(book_ids, clock=clock, source=source)
         if claim is not None:
             applied = carry_out(claim, clock=clock)
-            run.executed += applied.accepted
-            run.canceled += applied.moved_back
+            run.count(claim, applied)
             return applied
     logger.warning("The configuration kept changing while books %s were planned", book_ids)
     return Applied()
@@ -207,11 +225,11 @@ def _claim(book_ids: list[int], *, clock: DatabaseClock, source: str) -> Claim |
     return claim
 
 
-def _version(books: Collection[Book]) -> int:
+def _version(books: list[Book]) -> int:
     """The configuration's version, read after the locks: a lock that was waited for came with an old one."""
     if connection.vendor == "postgresql":
         return ConfigVersion.current()
-    return books[0].config_version if books else 0  # type: ignore[index,attr-defined,no-any-return]
+    return books[0].config_version if books else 0  # type: ignore[attr-defined]
 
 
 def _write(claim: Claim, taken: int, version: int) -> None:
@@ -240,6 +258,8 @@ def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
     elif sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers
     applied.merge(sent.record(source=EventSource.ANSWER, clock=clock))
+    # Also where a stream was faster and recorded that they ended: this is who gives their slots away.
+    applied.moved_books |= {order.book_id for order in claim.moves}
     return applied
 
 

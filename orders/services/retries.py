@@ -22,7 +22,6 @@ from exchanges.adapters.types import VENUE_CLOSED, OrderType, Side
 from orders import events, locks
 from orders.bulk import bulk_insert
 from orders.clock import DatabaseClock
-from orders.models import MAX_RETRIES as MAX_RETRIES
 from orders.models import (
     DeliveryState,
     EventSource,
@@ -35,7 +34,9 @@ from orders.models import (
     Placement,
     PlacementOutcome,
 )
-from orders.services import deliveries, queue, submission
+from orders.models.failed_order import MAX_RETRIES as MAX_RETRIES  # part of this service's contract
+from orders.services import queue, submission
+from orders.services.settlement import Applied
 from orders.services.switches import stop_reasons
 from orders.services.waiting import pending_for
 
@@ -119,18 +120,17 @@ def failed_orders_retry(
         move.load(failed_order_ids, due_only=due_only)
         move.write()
     applied = submission.send_written(move.placements, clock=clock)
-    deliveries.after_dispatch(applied)
-    if move.queued_books:
-        _replan(move.queued_books)
+    _finish(applied, books=move.queued_books)
     refused = {pk: RetryResult.refused(refusal) for pk, refusal in move.refused.items()}
     return refused | _what_became_of({pk: failure.intent_id for pk, failure in move.moving.items()})
 
 
-def _replan(book_ids: Collection[int]) -> None:
+def _finish(applied: Applied, *, books: Collection[int]) -> None:
+    """Do what the answers left to be done, and plan the books whose orders were put back into the queue."""
     try:
-        queue.rebalance(book_ids=book_ids)
-    except DatabaseError:  # the order waits in the queue; whoever plans the book next finds it there
-        logger.exception("Books %s could not be planned after a retry", sorted(book_ids))
+        queue.errands_run(applied, source=EventSource.ANSWER, books=books)
+    except DatabaseError:  # the orders stand in the queue: whoever plans their book next finds them there
+        logger.exception("Books %s could not be planned after a retry", sorted(books))
 
 
 # --- the move -------------------------------------------------------------------------------------

@@ -101,10 +101,9 @@ class Applied:
     to_shrink: list[int] = field(default_factory=list)  # intents that may have more resting than is left
     queued: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: went back to the queue
     freed_books: set[int] = field(default_factory=set)  # a slot is free
+    moved_books: set[int] = field(default_factory=set)  # the same, by a cancel whose sender replans the book
     settled_books: set[int] = field(default_factory=set)  # an order is known to rest: it may be out-ranked
     full_lanes: set[FullLane] = field(default_factory=set)
-    accepted: int = 0  # placements that turned out to be on the exchange
-    moved_back: int = 0
 
     @property
     def placement_ids(self) -> list[int]:
@@ -123,17 +122,16 @@ class Applied:
             if intent_id not in other.queued:
                 self.queued.pop(intent_id, None)  # it has moved on since
         self.freed_books |= other.freed_books
+        self.moved_books |= other.moved_books
         self.settled_books |= other.settled_books
         self.full_lanes |= other.full_lanes
-        self.accepted += other.accepted
-        self.moved_back += other.moved_back
 
     @property
     def leaves_errands(self) -> bool:
         """Something is left to be asked of the exchange, besides missing fills."""
         return bool(
             self.to_cancel or self.to_place_anew or self.to_shrink
-            or self.freed_books or self.settled_books or self.full_lanes
+            or self.freed_books or self.moved_books or self.settled_books or self.full_lanes
         )  # fmt: skip
 
     def placements_by_intent(self) -> dict[int, Placement]:
@@ -440,7 +438,6 @@ class _Work:
         if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
             placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
         if report.status is not VenueOrderStatus.REJECTED:
-            self.applied.accepted += placement.outcome != PlacementOutcome.PLACED
             placement.outcome = PlacementOutcome.PLACED
         elif placement.outcome == PlacementOutcome.UNRESOLVED:
             placement.outcome = PlacementOutcome.NEVER_PLACED
@@ -530,7 +527,6 @@ class _Work:
                 order.ask_at = self.now
                 self._touch(placement, order)
                 return
-            self.applied.moved_back += 1
             self._requeue(placement, order, report=report)
         else:
             self._end(placement, order, kind, Home.FAILED, after=status, report=report)
@@ -632,7 +628,8 @@ class _Work:
         self.touched_orders.pop(placement.pk, None)
         if self.adopted.pop(placement.pk, None) is None:
             self.ended[placement.pk] = order
-        self.applied.freed_books.add(order.book_id)
+        moved = home == Home.QUEUE and order.cancel_reason == CancelReason.MOVE_BACK
+        (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
         self._home(placement.intent, home)
         self._event(placement, kind, before=order.status, after=after, report=report)
 

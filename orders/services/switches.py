@@ -26,7 +26,7 @@ def kill_switch_set(*, engaged: bool, reason: str, by: str, user_id: int | None 
         switch, _ = KillSwitch.objects.update_or_create(
             pk=1, defaults={"engaged": engaged, "reason": reason, "changed_by_id": user_id}
         )
-        _log(f"{KILL_SWITCH} {switch}", by=by, reason=reason)
+        operator_log(f"{KILL_SWITCH} {switch}", by=by, reason=reason)
     return switch
 
 
@@ -47,7 +47,7 @@ def strategies_set_active(*, strategy_ids: Iterable[int], active: bool, by: str,
             strategy.is_active = active
             strategy.save(update_fields=["is_active", "updated_at"])
             word = "resumed" if active else "paused"
-            _log(f"Strategy {strategy} {word}", by=by, reason=reason, user_id=strategy.user_id)
+            operator_log(f"Strategy {strategy} {word}", by=by, reason=reason, user_id=strategy.user_id)
     return len(rows)
 
 
@@ -61,7 +61,7 @@ def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
         strategy = Strategy.objects.select_for_update().get(pk=strategy_id)
         strategy.set_token(token)
         strategy.save(update_fields=["token_hash", "updated_at"])
-        _log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
+        operator_log(f"Token of strategy {strategy} rotated", by=by, reason="", user_id=strategy.user_id)
     return token
 
 
@@ -107,7 +107,8 @@ def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
     return ""
 
 
-def _log(message: str, *, by: str, reason: str, user_id: int | None = None) -> None:
+def operator_log(message: str, *, by: str, reason: str = "", user_id: int | None = None) -> None:
+    """Write down what an operator did, and why."""
     OrderEvent.objects.create(
         type=EventType.OPERATOR,
         source=EventSource.OPERATOR,

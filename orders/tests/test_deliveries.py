@@ -21,6 +21,7 @@ from orders.models import (
     KillSwitch,
     OpenOrder,
     OrderIntent,
+    PendingOrder,
     Placement,
     PlacementOutcome,
     Strategy,
@@ -43,6 +44,7 @@ from orders.tests.factories import (
     limit,
     make_account,
     make_follower,
+    pass_the_queue_by,
     post,
     wait_until,
 )
@@ -191,9 +193,25 @@ class TestTakeOverOfWhatWasNeverStarted:
 
         answer = answered(take_over(delivery.pk))
 
-        assert (answer.status, answer.body["error"]) == (400, said)
+        waits, failed = answer.body["results"]
+        assert (answer.status, waits["queued"], failed["result"]["error"]) == (200, True, said)
         assert exchanges.all_calls() == 0
-        assert list(FailedOrder.objects.values_list("error_type", "reason")) == [("risk_limit", said)] * 2
+        assert list(FailedOrder.objects.values_list("error_type", "reason")) == [("risk_limit", said)]
+        assert PendingOrder.objects.get().reason.lower() == said.lower()
+        assert not OpenOrder.objects.exists()
+
+    def test_leaves_failed_orders_of_what_passes_the_queue_by(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        pass_the_queue_by()
+        delivery = died_before_sending(limit(), MARKET)
+        KillSwitch.objects.update_or_create(pk=1, defaults={"engaged": True})
+
+        answer = answered(take_over(delivery.pk))
+
+        assert answer.status == 400
+        assert exchanges.all_calls() == 0
+        assert list(FailedOrder.objects.values_list("error_type", flat=True)) == ["risk_limit"] * 2
         assert not OpenOrder.objects.exists()
 
     def test_carries_out_its_cancels_first(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
@@ -247,6 +265,7 @@ class TestTakeOverOfWhatWasStarted:
     def test_places_a_limit_anew_under_the_next_number_and_never_a_market_order(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
+        pass_the_queue_by()
         delivery = died_after_sending(limit(), MARKET)
         resting, market = Placement.objects.order_by("intent__order_type")
 
@@ -265,6 +284,21 @@ class TestTakeOverOfWhatWasStarted:
         resting.refresh_from_db()
         assert resting.outcome == PlacementOutcome.NEVER_PLACED
 
+    def test_sends_a_queued_limit_under_the_next_number_in_its_turn(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        delivery = died_after_sending(limit())
+        placement = Placement.objects.get()
+
+        assert absent(placement) == []
+        assert PendingOrder.objects.get().reason == "unknown there"
+        answer = answered(take_over(delivery.pk))
+
+        (request,) = exchanges.of(follower).submitted
+        assert request.client_order_id == placement.client_order_id[:-4] + "0002"
+        assert answer.body["summary"]["executed_from_queue"] == 1
+        assert not PendingOrder.objects.exists()
+
     def test_tells_the_exchange_of_cancels_that_its_process_had_only_written_down(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
@@ -281,6 +315,7 @@ class TestTakeOverOfWhatWasStarted:
 
 class TestPlaceAnew:
     def prepared(self, follower: StrategyAccount) -> Placement:
+        pass_the_queue_by()
         died_after_sending(LIMIT)
         placement = Placement.objects.get()
         assert absent(placement) == [placement.intent_id]
@@ -568,6 +603,21 @@ class TestSendBy:
     def test_that_has_passed_leaves_nothing_to_send(
         self, follower: StrategyAccount, exchanges: Exchanges, settings: Any
     ) -> None:
+        settings.SUBMIT_WITHIN_SECONDS = 0
+
+        answer = post({"orders": [limit(), MARKET]})
+
+        waits, failed = answer.body["results"]
+        assert (waits["queued"], waits["retry_scheduled"], failed["success"]) == (True, True, False)
+        assert exchanges.of(follower).submitted == []
+        assert set(Placement.objects.values_list("outcome", flat=True)) == {PlacementOutcome.NEVER_PLACED}
+        assert PendingOrder.objects.get().intent.retry_count == 0
+        assert not OpenOrder.objects.exists()
+
+    def test_that_has_passed_fails_what_passes_the_queue_by(
+        self, follower: StrategyAccount, exchanges: Exchanges, settings: Any
+    ) -> None:
+        pass_the_queue_by()
         settings.SUBMIT_WITHIN_SECONDS = 0
 
         answer = post({"orders": [limit(), MARKET]})

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from exchanges.adapters.exceptions import (
     DuplicateClientOrderId,
@@ -36,6 +37,7 @@ from orders.models import (
     WebhookDelivery,
 )
 from orders.selectors import Visible
+from orders.services import queue
 from orders.services.failed_orders import (
     BulkAction,
     Refused,
@@ -53,6 +55,7 @@ from orders.tests.factories import (
     Exchanges,
     Queries,
     SideBySide,
+    elsewhere,
     events_of,
     make_account,
     make_fill,
@@ -94,7 +97,11 @@ class TestRetry:
         result = retry(failed)
 
         (sent,) = exchanges.of(follower).submitted
-        assert (sent.client_order_id, sent.quantity, sent.price) == (next_client_id(failed), 1, 90_000)
+        assert (sent.client_order_id, sent.quantity, sent.price) == (
+            next_client_id(failed),
+            Decimal(1),
+            Decimal(90_000),
+        )
         intent, placement = intent_of(failed), Placement.objects.get(number=2)
         assert result.as_json() == {"success": True, "order_id": placement.exchange_order_id}
         assert (intent.home, intent.retry_count, placement.is_retry) == (Home.EXCHANGE, 1, True)
@@ -146,24 +153,47 @@ class TestRetry:
         second.intent.refresh_from_db()
         assert (second.intent.filled_quantity, second.intent.home) == (Decimal(1), Home.DONE)
 
-    def test_puts_an_order_of_the_queue_back_into_the_queue(
+    def test_sends_an_order_of_the_queue_through_the_queue(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
-        kill = Strategy.objects.get()
         failed = make_failed(follower, is_queued=True)
-        assert kill.execution_mode == "QUEUED"
 
         result = retry(failed)
 
-        intent = intent_of(failed)
-        assert result.success
-        if intent.home == Home.QUEUE:
-            assert PendingOrder.objects.get(intent=intent).is_retry is True
-            assert result.as_json() == {"success": True, "queued": True}
-        else:  # a slot was free: it rests already
-            assert Placement.objects.get(number=2).is_retry is True
-            assert result.order_id
-        assert FailedOrder.objects.exists() is False
+        placement = Placement.objects.get(number=2)  # a slot was free
+        assert result.as_json() == {"success": True, "order_id": placement.exchange_order_id}
+        assert placement.is_retry is True
+        assert intent_of(failed).retry_count == 1
+        assert (PendingOrder.objects.exists(), FailedOrder.objects.exists()) == (False, False)
+
+    def test_leaves_it_waiting_where_better_orders_have_the_slots(
+        self, follower: StrategyAccount, exchanges: Exchanges, settings: Settings
+    ) -> None:
+        settings.QUEUE_LIMIT_CAP = 1
+        resting = make_placement(follower, is_queued=True, price=Decimal(94_000))
+        report(resting, "NEW")
+        failed = make_failed(follower, is_queued=True)
+
+        result = retry(failed)
+
+        assert result.as_json() == {"success": True, "queued": True}
+        assert PendingOrder.objects.get(intent=failed.intent_id).is_retry is True
+        assert (intent_of(failed).home, intent_of(failed).retry_count) == (Home.QUEUE, 0)
+        assert exchanges.all_calls() == 0
+
+        report(resting, "CANCELED", filled=0)
+        queue.rebalance(book_ids=[intent_of(failed).book_id])
+
+        assert (intent_of(failed).home, intent_of(failed).retry_count) == (Home.EXCHANGE, 1)
+
+    def test_counts_when_a_retry_from_the_queue_is_refused(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        failed = make_failed(follower, is_queued=True)
+        exchanges.of(follower).fail(next_client_id(failed), NO_MONEY)
+
+        assert retry(failed).code == Code.FAILED_AGAIN
+        assert FailedOrder.objects.get().retry_count == 1
 
     def test_fails_again_as_a_new_failed_order_with_its_own_alert(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
@@ -336,7 +366,7 @@ class TestRefusedRetry:
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
         make_position(follower, "1")
-        close = {"side": "SELL", "closes_position": True}
+        close: dict[str, Any] = {"side": "SELL", "closes_position": True}
         one, other = make_failed(follower, **close), make_failed(follower, **close)
 
         results = bulk(BulkAction.RETRY, one, other)
@@ -370,6 +400,7 @@ class TestLateFill:
         assert intent_of(failed).home == Home.DONE
         assert exchanges.all_calls() == 0
 
+    @pytest.mark.django_db(transaction=True)
     def test_while_the_retry_is_on_its_way_is_not_forgotten(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
@@ -377,8 +408,6 @@ class TestLateFill:
         report(placement, "EXPIRED", filled=0)
 
         async def late(_: Any) -> None:
-            from orders.tests.factories import elsewhere
-
             await elsewhere(lambda: report(placement, "EXPIRED", make_fill("0.3"), filled="0.3"))
 
         exchanges.of(follower).before_placing = late
@@ -386,10 +415,6 @@ class TestLateFill:
         retry(FailedOrder.objects.get())
 
         assert OrderIntent.objects.get().filled_quantity == Decimal("0.3")
-
-    test_while_the_retry_is_on_its_way_is_not_forgotten = pytest.mark.django_db(transaction=True)(
-        test_while_the_retry_is_on_its_way_is_not_forgotten
-    )
 
 
 class TestRemove:

@@ -19,12 +19,12 @@ from exchanges.models import Account, AccountType, Instrument, LastPrice
 from orders.clock import database_now
 from orders.models import (
     DeliveryState,
-    ExecutionMode,
     FailedOrder,
     Home,
     KillSwitch,
     OpenOrder,
     OrderIntent,
+    PendingOrder,
     Placement,
     Strategy,
     StrategyAccount,
@@ -46,6 +46,7 @@ from orders.tests.factories import (
     make_follower,
     make_instrument,
     make_strategy,
+    pass_the_queue_by,
     post,
 )
 from orders.webhook.answers import WebhookAnswer
@@ -227,6 +228,7 @@ class TestSingleOrder:
 
 class TestBatch:
     def test_leaves_25_good_beside_5_bad(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
+        pass_the_queue_by()
         fake = exchanges.of(follower)
 
         async def refuse(requests: Any) -> None:
@@ -324,12 +326,39 @@ class TestBatch:
     def test_of_one_is_still_a_batch(self, follower: StrategyAccount) -> None:
         assert post({"orders": [LIMIT]}).body["action"] == "batch_order"
 
-    def test_through_a_queue_to_come_goes_straight_to_the_exchange(
+    def test_gives_the_slots_of_the_5_bad_to_the_next_best(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
-        Strategy.objects.update(execution_mode=ExecutionMode.QUEUED)
+        fake = exchanges.of(follower)
 
-        assert post(LIMIT).body["summary"]["executed_from_queue"] == 1
+        async def refuse(requests: Any) -> None:
+            for request in requests:
+                if request.price >= 90_025:
+                    fake.fail(request.client_order_id, errors.InsufficientFunds("Margin is insufficient."))
+
+        fake.before_placing = refuse
+
+        answer = post({"orders": [limit(90_000 + number) for number in range(30)]})
+
+        assert answer.body["summary"] == {
+            "total_orders": 30, "accounts": 1, "immediate_orders": 0, "queued_orders": 30,
+            "executed_from_queue": 20, "remaining_in_queue": 5, "successful_orders": 25, "failed_orders": 5,
+            "exchange_submitted": 20,
+        }  # fmt: skip
+        prices = OpenOrder.objects.values_list("intent__price", flat=True)
+        assert sorted(prices) == [Decimal(90_005 + number) for number in range(20)]
+        assert FailedOrder.objects.count() == 5
+        assert len({request.client_order_id for request in fake.submitted}) == 25
+
+    def test_that_passes_the_queue_by_goes_straight_to_the_exchange(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        pass_the_queue_by()
+
+        summary = post({"orders": [limit()] * 30}).body["summary"]
+
+        assert (summary["executed_from_queue"], summary["remaining_in_queue"]) == (30, 0)
+        assert OpenOrder.objects.count() == 30
 
 
 class TestBadPayload:
@@ -692,9 +721,29 @@ class TestExchangeInTrouble:
         assert not FailedOrder.objects.exists()
         assert [len(call) for call in exchanges.of(follower).place_calls] == [1, 1]
 
+    def test_that_takes_no_connection_lets_a_limit_wait_and_a_market_order_fail(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        exchanges.of(follower).fails_with = errors.NotSent("no connection could be made")
+
+        answer = post({"orders": [limit(), MARKET]})
+
+        waits, failed = answer.body["results"]
+        assert (answer.status, waits["success"], failed["success"]) == (200, True, False)
+        pending = PendingOrder.objects.get()
+        assert (waits["queued"], waits["executed"], waits["retry_scheduled"]) == (True, False, True)
+        assert waits["pending_order_id"] == pending.pk
+        assert "no connection could be made" in waits["result"]["message"]
+        assert answer.body["summary"]["remaining_in_queue"] == 1
+        assert (pending.reason, pending.intent.retry_count) == ("no connection could be made", 0)
+        assert pending.waits_until is not None
+        assert FailedOrder.objects.get().order_type == "MARKET"
+        assert not OpenOrder.objects.exists()
+
     def test_that_takes_no_connection_leaves_failed_orders(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
+        pass_the_queue_by()
         exchanges.of(follower).fails_with = errors.NotSent("no connection could be made")
 
         answer = post({"orders": [limit(), MARKET]})

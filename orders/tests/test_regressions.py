@@ -15,13 +15,24 @@ from orders.models import (
     FailedOrder,
     OpenOrder,
     OrderIntent,
+    PendingOrder,
     Placement,
     StrategyAccount,
     WebhookDelivery,
 )
 from orders.services import acceptance, deliveries, intake
+from orders.services.queue import sweep
 from orders.services.switches import kill_switch_set
-from orders.tests.factories import LIMIT, MARKET, Exchanges, incoming, make_account, make_follower, post
+from orders.tests.factories import (
+    LIMIT,
+    MARKET,
+    Exchanges,
+    incoming,
+    make_account,
+    make_follower,
+    pass_the_queue_by,
+    post,
+)
 from orders.webhook.answers import WebhookAnswer
 
 pytestmark = pytest.mark.django_db
@@ -49,6 +60,7 @@ class TestTakeOver:
     def test_sends_nothing_that_a_switch_forbids_by_now(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        pass_the_queue_by()
         delivery = die_before_sending(monkeypatch, LIMIT)
         kill_switch_set(engaged=True, reason="a test", by="test")
 
@@ -90,6 +102,35 @@ class TestSwitchFlippedAfterTheCommit:
     def test_holds_the_orders_back(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        real = acceptance.accept
+
+        def accept_then_switch(**arguments: Any) -> Any:
+            accepted = real(**arguments)
+            kill_switch_set(engaged=True, reason="a test", by="test")
+            return accepted
+
+        monkeypatch.setattr(intake, "accept", accept_then_switch)
+
+        answer = post({"orders": [LIMIT, MARKET]})
+
+        limit, market = answer.body["results"]
+        assert exchanges.of(follower).submitted == []
+        assert not OpenOrder.objects.exists()
+        assert (limit["success"], limit["queued"], market["success"]) == (True, True, False)
+        pending = PendingOrder.objects.get()
+        assert (pending.waits_until, pending.intent.home) == (None, "QUEUE")
+        failed = FailedOrder.objects.get()
+        assert (failed.order_type, failed.error_type) == ("MARKET", "risk_limit")
+
+        kill_switch_set(engaged=False, reason="a test", by="test")
+        sweep()
+
+        assert OpenOrder.objects.get().intent_id == pending.pk
+
+    def test_leaves_failed_orders_of_what_passes_the_queue_by(
+        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pass_the_queue_by()
         real = acceptance.accept
 
         def accept_then_switch(**arguments: Any) -> Any:
@@ -179,9 +220,24 @@ class TestUnreadableKeys:
         answer = post(LIMIT)
 
         assert answer.status == 200
-        assert {result["success"] for result in answer.body["results"]} == {True, False}
+        assert [result["executed"] for result in answer.body["results"]] == [True, False]
         assert Placement.objects.filter(outcome="PLACED").count() == 1
-        assert FailedOrder.objects.get().strategy_account == other
+        pending = PendingOrder.objects.get()
+        assert (pending.strategy_account, pending.intent.retry_count) == (other, 0)
+        assert pending.reason == "the account cannot be used: RuntimeError"
+
+    def test_fail_an_order_that_passes_the_queue_by(
+        self, follower: StrategyAccount, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pass_the_queue_by()
+
+        def broken(account: Account, market_type: str) -> Exchange:
+            raise RuntimeError("its keys")
+
+        monkeypatch.setattr(access, "exchange_for", broken)
+
+        assert post(LIMIT).status == 400
+        assert FailedOrder.objects.get().strategy_account == follower
 
 
 class TestIncoming:

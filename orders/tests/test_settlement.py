@@ -44,6 +44,7 @@ from orders.tests.factories import (
     FUTURES,
     NOON,
     Queries,
+    cost_on_postgresql,
     events_of,
     make_account,
     make_delivery,
@@ -755,6 +756,16 @@ class TestAdoption:
         assert events_of(placement)[-1] == "LIVE_AGAIN"
         assert applied.to_cancel == []
 
+    def test_of_what_was_given_up_in_the_same_moment(self, follower: StrategyAccount) -> None:
+        placement = make_placement(follower)
+
+        alive = make_report(placement, "NEW", filled=0)
+        settle(placement, NeverPlaced("absent"), alive, source=EventSource.RESOLVER)
+
+        assert (status_of(placement), placement.outcome) == (OrderStatus.NEW, PlacementOutcome.PLACED)
+        assert intent_of(placement).home == Home.EXCHANGE
+        assert not FailedOrder.objects.exists()
+
     def test_cancels_what_was_to_be_canceled(self, follower: StrategyAccount) -> None:
         placement = self.dead(follower, cancel_requested=True)
 
@@ -960,13 +971,13 @@ class TestQueries:
     @pytest.mark.parametrize(
         ("make", "statements"),
         [
-            (accepted, 5),
-            (lambda _: errors.InsufficientFunds("no money"), 7),
-            (lambda _: errors.OutcomeUnknown("lost"), 4),
-            (lambda _: NeverPlaced("absent"), 7),
-            (part_filled, 11),
-            (filled, 12),
-            (ended, 7),
+            (accepted, 3),
+            (lambda _: errors.InsufficientFunds("no money"), 3),
+            (lambda _: errors.OutcomeUnknown("lost"), 3),
+            (lambda _: NeverPlaced("absent"), 3),
+            (part_filled, 6),
+            (filled, 6),
+            (ended, 3),
         ],
     )
     def test_do_not_depend_on_the_number_of_orders(
@@ -985,4 +996,4 @@ class TestQueries:
                 outcomes_apply(outcomes, source=EventSource.STREAM, now=LATER)
             counts[number] = queries.count
 
-        assert counts == {1: statements, 30: statements}
+        assert cost_on_postgresql(counts, statements), counts

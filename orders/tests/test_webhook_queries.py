@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
-from orders.models import Placement, StrategyAccount
+from orders.models import OpenOrder, PendingOrder, Placement, StrategyAccount
 from orders.tests.factories import (
     CLOSE,
     FUTURES,
@@ -16,6 +17,7 @@ from orders.tests.factories import (
     SPOT,
     Exchanges,
     Queries,
+    cost_on_postgresql,
     limit,
     make_account,
     make_follower,
@@ -25,6 +27,8 @@ from orders.tests.factories import (
 
 pytestmark = pytest.mark.django_db
 
+# Of orders that only wait, and of orders that send others back to the queue and then follow them.
+WAITING, SWAPPING = 6, 28
 STOP = {
     "order_type": "STOP_MARKET",
     "stop_price": "80000",
@@ -47,6 +51,12 @@ def warm() -> None:
         assert post(LIMIT | {"symbol": symbol, "price": "2000"}).status == 200
 
 
+@pytest.fixture(autouse=True)
+def room(settings: Settings) -> None:
+    """Slots for every order of these tests: what waits costs more and is measured by itself."""
+    settings.QUEUE_LIMIT_CAP = 1000
+
+
 def cost(payload: dict[str, Any], *, status: int = 200) -> int:
     with Queries() as queries:
         answer = post(payload)
@@ -58,20 +68,43 @@ def cost(payload: dict[str, Any], *, status: int = 200) -> int:
 class TestWebhook:
     @pytest.mark.parametrize(
         ("order", "statements"),
-        [(LIMIT, 14), (STOP, 14), (MARKET, 20)],
+        [(LIMIT, 11), (STOP, 11), (MARKET, 11)],
     )
     def test_costs_the_same_for_1_and_for_30_orders(
         self, follower: StrategyAccount, order: dict[str, Any], statements: int
     ) -> None:
         cost(order)  # a first MARKET order also makes the position and asks for the price
 
-        assert {number: cost({"orders": [order] * number}) for number in (1, 30)} == {
-            1: statements,
-            30: statements,
+        counts = {number: cost({"orders": [order] * number}) for number in (1, 30)}
+
+        assert cost_on_postgresql(counts, statements), counts
+
+    def test_costs_the_same_for_30_different_prices(self, follower: StrategyAccount) -> None:
+        counts = {
+            number: cost({"orders": [limit(90_000 + each) for each in range(number)]}) for number in (1, 30)
         }
 
-    def test_stays_within_14_for_one_book(self, follower: StrategyAccount) -> None:
-        assert cost({"orders": [limit(90_000 + number) for number in range(30)]}) <= 14
+        assert cost_on_postgresql(counts, 11), counts
+
+    def test_costs_the_same_for_30_that_wait(self, follower: StrategyAccount, settings: Settings) -> None:
+        settings.QUEUE_LIMIT_CAP = 20
+        post({"orders": [limit()] * 20})
+
+        counts = {number: cost({"orders": [limit(80_000)] * number}) for number in (1, 30)}
+
+        assert cost_on_postgresql(counts, WAITING), counts
+        assert PendingOrder.objects.count() == 32  # the one that was there first too
+
+    def test_costs_the_same_for_15_that_take_the_slots_of_others(
+        self, follower: StrategyAccount, settings: Settings
+    ) -> None:
+        settings.QUEUE_LIMIT_CAP = 20
+        post({"orders": [limit()] * 20})
+
+        counts = {number: cost({"orders": [limit(90_000 + number)] * number}) for number in (1, 15)}
+
+        assert cost_on_postgresql(counts, SWAPPING), counts
+        assert OpenOrder.objects.filter(intent__price__gt=90_000).count() == 16
 
     def test_costs_at_most_4_more_for_a_further_book(self, follower: StrategyAccount) -> None:
         one_book = cost({"orders": [limit()] * 2})
@@ -93,19 +126,18 @@ class TestWebhook:
     ) -> None:
         exchanges.of(follower).fails_with = errors.InsufficientFunds("no")
 
-        assert {number: cost({"orders": [limit()] * number}, status=400) for number in (1, 30)} == {
-            1: 16,
-            30: 16,
-        }
+        counts = {number: cost({"orders": [limit()] * number}, status=400) for number in (1, 30)}
+
+        assert cost_on_postgresql(counts, 11), counts
 
     def test_costs_the_same_when_30_cannot_be_sized(self, follower: StrategyAccount) -> None:
         too_small = limit(quantity="0.0001")
 
         found = {number: cost({"orders": [too_small] * number}, status=400) for number in (1, 30)}
 
-        assert found == {1: 7, 30: 7}
+        assert cost_on_postgresql(found, 5), found
 
-    @pytest.mark.parametrize(("market", "statements"), [(FUTURES, 16), (SPOT, 17)])
+    @pytest.mark.parametrize(("market", "statements"), [(FUTURES, 13), (SPOT, 14)])
     def test_costs_the_same_for_30_closes(
         self, follower: StrategyAccount, exchanges: Exchanges, market: str, statements: int
     ) -> None:
@@ -113,10 +145,9 @@ class TestWebhook:
         part = CLOSE | {"order_type": "LIMIT", "price": "99000", "qty_per": -1, "market_type": market}
         cost(part)  # the market's book is made and remembered
 
-        assert {number: cost({"orders": [part] * number}) for number in (1, 30)} == {
-            1: statements,
-            30: statements,
-        }
+        counts = {number: cost({"orders": [part] * number}) for number in (1, 30)}
+
+        assert cost_on_postgresql(counts, statements), counts
 
     @pytest.mark.parametrize("kind", ["CANCEL", "CANCEL_ALL_ORDER"])
     def test_costs_the_same_for_30_cancels(self, follower: StrategyAccount, kind: str) -> None:
@@ -127,7 +158,7 @@ class TestWebhook:
             cancels = [{"order_type": "CANCEL", "order_id": one.client_order_id} for one in placed]
             counts[number] = cost({"orders": cancels if kind == "CANCEL" else [{"order_type": kind}]})
 
-        assert counts == {1: 21, 30: 21}
+        assert cost_on_postgresql(counts, 17), counts
 
     def test_costs_three_statements_at_most_to_be_refused(self, follower: StrategyAccount) -> None:
         assert cost(LIMIT | {"token": "wrong"}, status=401) <= 3

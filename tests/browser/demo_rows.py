@@ -158,7 +158,7 @@ def _orders(owner: StrategyAccount, second: StrategyAccount) -> None:
         stop_price=Decimal("3305"),
         quantity=Decimal("2"),
         status=OrderStatus.SUBMITTING,
-        submitted_at=now - timedelta(seconds=20),
+        submitted_at=now - timedelta(seconds=95),
     )
 
 

@@ -38,7 +38,7 @@ INSTALLATION: dict[str, Any] = {
             "user": "trader",
             "token": TOKEN,
             "market_type": "FUTURES",
-            "execution_mode": "IMMEDIATE",
+            "execution_mode": "QUEUED",
             "accounts": [{"account": "main", "allocated_capital": "10000", "leverage": 10}],
         }
     ],
