@@ -1,4 +1,4 @@
-"""Everything that a page says can be said in Korean, and the compiled catalogue is the one that is written."""
+"""Everything that a page says can be said in Korean, and what is compiled is what is written."""
 
 from __future__ import annotations
 

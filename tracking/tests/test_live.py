@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from orders.listing import EventRow
-from orders.models import EventType, StrategyAccount
+from orders.models import EventType, PendingOrder, StrategyAccount
 from orders.selectors import Visible
 from orders.tests.rows import (
     NOON,
@@ -172,7 +172,7 @@ class TestWaiting:
         best = make_pending_order(owner, price=Decimal(95000))
         second = make_pending_order(owner, price=Decimal(94000))
         view.snapshot(now=NOON)
-        best.delete()
+        PendingOrder.objects.filter(pk=best.pk).delete()
         log_event(owner, type=EventType.SUBMITTING)
 
         frame = view.news(now=NOON)
