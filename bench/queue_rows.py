@@ -103,9 +103,8 @@ def _intents(pattern_pk: int, each: int, books: int, *, prefix: str, price: str,
 def _copy(model: type[models.Model], pattern_pk: int, source: str, **changes: str) -> None:
     """Insert a copy of one row for each row of `source`, which is `s`, with other values in some columns."""
     key = model._meta.pk.column
-    columns = [
-        field.column for field in model._meta.local_concrete_fields if field.column != key or key in changes
-    ]
+    every = [str(field.column) for field in model._meta.local_concrete_fields]
+    columns = [column for column in every if column != key or key in changes]
     values = [changes.get(column, f"pattern.{column}") for column in columns]
     table = model._meta.db_table
     with connection.cursor() as cursor:
