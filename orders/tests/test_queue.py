@@ -608,10 +608,10 @@ class TestSwitches:
         hear(follower, ended(exchanges, follower, 90_004))
         lockable = claims.lockable
 
-        def flip_first(intent_ids: Any) -> Any:
+        def flip_first(intent_ids: Any, **options: Any) -> Any:
             with SideBySide() as threads:
                 threads.start(lambda: SWITCHES[level](True)).result(10)
-            return lockable(intent_ids)
+            return lockable(intent_ids, **options)
 
         monkeypatch.setattr(queue, "lockable", flip_first)
 
