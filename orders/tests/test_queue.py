@@ -191,6 +191,7 @@ class TestRefusedForNow:
         place(LIMIT)
         while pending := PendingOrder.objects.first():
             assert pending.waits_until is not None
+            assert len(waits) < 5
             waits.append((pending.waits_until - pending.queued_at).total_seconds())
             let_back_off_end()
             due_run()
