@@ -173,13 +173,15 @@ WAITING_COLUMNS = ("book_id", "intent_id", "side", "created_at", "priority", "so
 
 # Written out, because the ORM has no LATERAL: each slice of each book stops after its cap. The inner LIMIT
 # is a number that the planner sees: without it it reckons with a tenth of the queue, and sorts all of it.
+# An open order's intent and placement are looked up one by one: joined, they are merged with the index of
+# all intents that there ever were, as soon as an old order rests beside a new one.
 _SQL = """
 SELECT o.book_id, o.intent_id, i.side, i.order_type, i.price, i.stop_price, i.created_at, i.is_queued,
        o.status, o.cancel_reason, i.cancel_requested, p.exchange_filled_quantity, p.child_order_id,
        NULL, NULL, FALSE
   FROM orders_openorder o
-  JOIN orders_orderintent i ON i.id = o.intent_id
-  JOIN orders_placement p ON p.id = o.placement_id
+ CROSS JOIN LATERAL (SELECT * FROM orders_orderintent WHERE id = o.intent_id LIMIT 1) i
+ CROSS JOIN LATERAL (SELECT * FROM orders_placement WHERE id = o.placement_id LIMIT 1) p
  WHERE o.book_id = ANY(%s::bigint[])
 UNION ALL
 SELECT w.book_id, w.intent_id, w.side, '', NULL, NULL, w.created_at, TRUE, '', '', FALSE, NULL, '',
