@@ -141,6 +141,8 @@ def denials(intents: Collection[OrderIntent], *, now: datetime, version: int | N
     before it, is. Closing orders are never denied. `version`: of the configuration, where the caller has
     read it (it came with the books); else it is one query. No other query where nothing is set.
     """
+    if not intents:
+        return {}
     version = ConfigVersion.current() if version is None else version
     known = config.guards_of_all(version=version)
     some = [intent for intent in intents if intent.strategy_account_id in known]
