@@ -23,7 +23,7 @@ from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from exchanges import runtime  # noqa: E402
-from exchanges.adapters.types import Credentials
+from exchanges.adapters.types import Credentials  # noqa: E402
 from exchanges.models import Instrument  # noqa: E402
 from orders.events import EventsLogged, publish, subscribe  # noqa: E402
 from orders.models import (  # noqa: E402
