@@ -186,7 +186,7 @@ class TestRefusedForNow:
         exchanges.of(follower).fails_with = errors.ExchangeBusy("busy")
         heard: list[events.OrderFailed] = []
         monkeypatch.setitem(events._listeners, events.OrderFailed, [heard.append])
-        waits = []
+        waits: list[float] = []
 
         place(LIMIT)
         while pending := PendingOrder.objects.first():
