@@ -24,6 +24,7 @@ from bench.results import Target, at_most, machine, summary_json
 from bench.stack import ROOT, NotReady, Site, ending_in_good_order, running_site, simulators
 
 ROUNDS, QUICK_ROUNDS = 40, 8
+PLANS = 4  # of one book, more in each round: it is over in a moment
 SWEEPS_EVERY = 4  # rounds: planning a thousand books takes a while
 LATENCIES = (0, 20, 50)
 # The promises.
@@ -260,7 +261,7 @@ def measure(site: Site, results: Results, lengths: Sequence[Length]) -> None:
         results.found = {length: {} for length in lengths}
         say("rebalancing ...")
         for number in range(-1, results.rounds):  # the first round only warms up
-            for question in TITLES:
+            for question in (*["plan"] * PLANS, *TITLES):
                 for length, process in working.items():
                     if question == "sweep" and (length.books == 1 or number % SWEEPS_EVERY):
                         continue

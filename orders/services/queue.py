@@ -230,8 +230,8 @@ def _lock(book_ids: list[int]) -> tuple[list[Book], DatabaseClock]:
     """Lock books, and read the clock beside them."""
     before = time.monotonic()
     rows = locks.books_for_update(book_ids).annotate(read_at=sql_clock()).select_related("account")
-    books = list(rows)
-    return books, DatabaseClock(books[0].read_at, before)  # type: ignore[attr-defined]  # annotated
+    books: list[Any] = list(rows)  # with what is annotated
+    return books, DatabaseClock(books[0].read_at, before)
 
 
 def _write(claim: Claim, version: int) -> None:
