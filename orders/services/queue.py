@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -301,27 +301,30 @@ def _mark_full(lanes: Collection[FullLane]) -> None:
 
 
 def due_run(*, limit: int = DUE_AT_ONCE) -> int:
-    """Send orders whose back-off has ended.
-
-    One indexed query where nothing is due. Returns how many books were planned again.
-    """
-    now = database_now()
-    books = _wake_due(now, limit)
-    if books:
+    """Send orders whose back-off has ended, account by account; return how many books were planned again."""
+    due = due_books(limit=limit)
+    for books in due.values():
         rebalance(book_ids=books)
-    return len(books)
+    return sum(len(books) for books in due.values())
 
 
-def _wake_due(now: datetime, limit: int) -> set[int]:
-    due = PendingOrder.objects.filter(waits_until__lte=now)
+def due_books(*, limit: int = DUE_AT_ONCE) -> dict[int, set[int]]:
+    """End the waits that are over; return by account the books that are to be planned again now.
+
+    One indexed query where nothing is due.
+    """
+    due = PendingOrder.objects.filter(waits_until__lte=database_now())
     if not due.exists():
-        return set()
+        return {}
     with transaction.atomic():
         # Rows that another process wakes or claims right now are skipped: no order of locks to keep.
         rows = due.select_for_update(skip_locked=True, of=("self",)).order_by("waits_until")[:limit]
-        found = list(rows.values_list("pk", "book_id"))
-        PendingOrder.objects.filter(pk__in=[pk for pk, _ in found]).update(waits_until=None)
-    return {book_id for _, book_id in found}
+        found = list(rows.values_list("pk", "account_id", "book_id"))
+        PendingOrder.objects.filter(pk__in=[pk for pk, _, _ in found]).update(waits_until=None)
+    books: dict[int, set[int]] = {}
+    for _, account_id, book_id in found:
+        books.setdefault(account_id, set()).add(book_id)
+    return books
 
 
 def sweep() -> int:
