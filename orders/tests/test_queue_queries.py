@@ -22,6 +22,7 @@ from orders.models import (
     StrategyAccount,
 )
 from orders.services.claims import Claim
+from orders.services.guards import denials
 from orders.services.queue import Rebalanced, rebalance
 from orders.services.settlement import apply_reports
 from orders.services.waiting import pending_for
@@ -44,9 +45,10 @@ MOST = 12
 
 @pytest.fixture
 def follower(exchanges: Exchanges) -> StrategyAccount:
-    """The configuration, the book and its leverage are remembered."""
+    """The configuration, the guards, the book and its leverage are remembered."""
     row = make_follower()
     assert post(limit(90_000)).status == 200
+    denials(list(OrderIntent.objects.all()), now=database_now())
     return row
 
 
