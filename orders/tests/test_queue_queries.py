@@ -211,7 +211,7 @@ class TestReading:
             ("Index Scan", "pending_by_rank")
         ]
         assert sum(node["Actual Rows"] * node["Actual Loops"] for node in waiting) <= 20 + 4
-        assert "Sort" not in {node["Node Type"] for node in nodes}
+        assert not any("Sort" in node["Node Type"] for node in nodes)
 
 
 def plan_of(sql: str) -> list[dict[str, Any]]:
