@@ -18,6 +18,7 @@ from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders.locks import intents_for_update
 from orders.models import (
+    DELIVERY_CONTENT,
     Book,
     CancelReason,
     EventSource,
@@ -218,6 +219,7 @@ def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[Or
     """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    rows = rows.defer(*(f"delivery__{one}" for one in DELIVERY_CONTENT))
     if with_keys and (key := next_key(Placement)) is not None:
         rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))
