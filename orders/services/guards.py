@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -33,6 +33,7 @@ from orders.services.losses import Held, money_read, positions_read, trips_recor
 from orders.webhook.planning import Pair
 
 WINDOW = timedelta(minutes=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 # Orders of the last minute, no further than the limit. What we denied ourselves has no placement and does
 # not count: who sends too fast is not kept out for longer than he does. Asked row by row and not as EXISTS,
@@ -136,6 +137,13 @@ def _order_of(pair: Pair) -> Order:
         closes=pair.spec.is_close or pair.reduce_only,
         closes_percent=pair.closes_percent,
     )
+
+
+def may_deny(account_ids: Collection[int], *, version: int) -> bool:
+    """Tell whether a guard of one of these accounts has something to say of what leaves the queue."""
+    known = config.guards_of_all(version=version).values()
+    guards = [one.after_admission() for one in known if one.account_id in account_ids]
+    return not _nothing_to_judge(guards, Facts(_NEVER), 0)
 
 
 def denials(intents: Collection[OrderIntent], *, now: datetime, version: int | None = None) -> dict[int, str]:
