@@ -52,6 +52,13 @@ class TestProduction:
         assert result.returncode != 0
         assert "EXCHANGE_RATE_SHARE" in result.stderr
 
+    @pytest.mark.parametrize("cap", ["0", "-1"])
+    def test_refuses_to_start_with_a_queue_that_lets_nothing_out(self, cap: str) -> None:
+        result = manage("check", env=PRODUCTION | {"QUEUE_LIMIT_CAP": cap})
+
+        assert result.returncode != 0
+        assert "QUEUE_LIMIT_CAP must be at least 1" in result.stderr
+
     @pytest.mark.parametrize("missing", ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"])
     def test_refuses_to_start_without_a_secret(self, missing: str) -> None:
         result = manage("check", env=PRODUCTION | {missing: ""})
