@@ -70,7 +70,9 @@ class TestBenchQueue:
         assert process.returncode == 0, err
 
         found = json.loads(output.read_text())
-        asked = {(one["waiting"], one["books"]): set() for one in found["rebalance"]}
+        asked: dict[tuple[int, int], set[str]] = {
+            (one["waiting"], one["books"]): set() for one in found["rebalance"]
+        }
         for one in found["rebalance"]:
             asked[one["waiting"], one["books"]].add(one["what"])
         assert asked == {

@@ -103,7 +103,7 @@ class Claim:
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
 
     def _let_denied_step_aside(self) -> None:
-        """Plan without what a guard denies by now, before anything is canceled for it or its slot stays empty."""
+        """Plan without what a guard denies by now: nothing is canceled for it, and no slot stays empty."""
         if not may_deny(self.accounts, version=self._version):
             return
         while wanted := {pk: number for number, pk in enumerate(self._wanted) if pk < FRESH}:
