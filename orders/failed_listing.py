@@ -1,12 +1,12 @@
-"""The live page's failed orders: those whose outcome is unknown, then the latest failed ones. Two queries.
+"""The failed orders of the live page: those whose outcome is unknown, then the latest failed ones.
 
-Units: quantities in base asset or contracts, prices in quote asset; all Decimal.
+Two queries. Units: quantities in base asset or contracts, prices in quote asset; all Decimal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from orders.listing import RESOLVING, FailedRow
 from orders.selectors import PRICE_FRESH_FOR, Visible, last_price_of, read, what, whose
 
 FAILED_SHOWN = 100  # as many as one call may act on
+UNKNOWN_FOR = timedelta(minutes=1)  # before that the resolver is nearly always faster than a person
 EVERY_FAILED_ORDER = FailedFilter()
 
 
@@ -31,6 +32,7 @@ def _resolving_orders(visible: Visible, only: FailedFilter, *, now: datetime) ->
         rows.order_by("-intent_id"),
         limit=FAILED_SHOWN,
         pk="intent_id",
+        uid="intent__uid",
         quantity="intent__quantity",
         filled="intent__filled_quantity",
         exchange_error="placement__exchange_words",
@@ -44,6 +46,7 @@ def _resolving_orders(visible: Visible, only: FailedFilter, *, now: datetime) ->
     for row in told:
         row["quantity"] = max(row["quantity"] - row.pop("filled"), Decimal(0))
         row |= {"status": RESOLVING, "reason": "", "error_type": "", "next_retry_at": None}
+        row["needs_decision"] = row["created_at"] <= now - UNKNOWN_FOR
     return [_failed_row("resolving", row, now=now) for row in told]
 
 
@@ -52,6 +55,7 @@ def _failed_orders(visible: Visible, only: FailedFilter, *, now: datetime) -> li
         matching_failed(visible, only).order_by("-pk"),
         limit=FAILED_SHOWN,
         pk="pk",
+        uid="uid",
         quantity="quantity",
         status="status",
         reason="reason",

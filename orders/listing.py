@@ -94,6 +94,7 @@ class FailedRow:
 
     key: str
     id: int
+    uid: str  # the order's own, for life
     symbol: str
     market_type: str
     strategy: str
@@ -114,6 +115,7 @@ class FailedRow:
     last_price_is_stale: bool
     tick_size: Decimal | None
     lot_step: Decimal | None
+    needs_decision: bool = False  # unknown for so long that a person may decide what became of it
 
     @property
     def is_resolving(self) -> bool:

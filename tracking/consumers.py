@@ -178,7 +178,7 @@ class PositionsConsumer(AsyncWebsocketConsumer):
 
 def _filter_in(message: dict[str, Any]) -> dict[str, str]:
     """Return what a page asks for. Raises ValueError where it is not of our page's making."""
-    asked = message["failed"]
+    asked: dict[str, str] = message["failed"]
     known = isinstance(asked, dict) and len(message) == 1 and asked.keys() <= FILTER_NAMES
     if not known or not all(isinstance(value, str) for value in asked.values()):
         raise ValueError(asked)

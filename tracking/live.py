@@ -58,9 +58,7 @@ SECTIONS = {
 # What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
 _ORDER = frozenset({"orders"})
 _OUTCOME = frozenset({"orders", "failed"})
-_MOVE = frozenset(
-    {"orders", "waiting", "failed"}
-)  # from one home to another, or a slot that is taken or free
+_MOVE = frozenset({"orders", "waiting", "failed"})  # to another home; a slot is taken or free
 _FILLS = frozenset({"positions", "trades"})
 _REPORT = _OUTCOME | _FILLS
 _END = _MOVE | _FILLS
@@ -229,7 +227,7 @@ class LiveView:
         return self._frame(FrameKind.NEWS, events, [*steps, *self._summary_steps()])
 
     def _concerns(self, event: EventRow) -> frozenset[str]:
-        names = AFFECTED.get(event.type, AFFECTED[EventType.OPERATOR])
+        names = affected_by(event)
         if self._shown["waiting"] or event.type in BEGINS_TO_WAIT or event.type not in AFFECTED:
             return names
         return names - {"waiting"}

@@ -11,6 +11,7 @@ from exchanges.adapters.types import MarketType
 from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
+from orders.services.resolution import ResolutionCode
 from orders.services.retries import Code
 from orders.states import OrderStatus
 from tracking.models import SessionStatus
@@ -130,6 +131,13 @@ ACTING: dict[str, Promise] = {
     "remove": _("Remove"),
     "remove_title": _("Remove from the list?"),
     "remove_text": _("They stay in the records, but cannot be sent again."),
+    "decide": _("Decide"),
+    "decide_title": _("What became of it?"),
+    "decide_text": _(
+        "Nobody answered when it was sent. Look for it at the exchange; a wrong answer may place it twice."
+    ),
+    "decided": _("Decided: {what}"),
+    "which_missing": _("Say which."),
     "sent": _("Sent again: {what}"),
     "queued": _("Waiting in the queue: {what}"),
     "planned": _("Scheduled: {what}"),
@@ -153,7 +161,7 @@ ACTING: dict[str, Promise] = {
     "share": _("Share"),
 }
 
-# Why nothing was done, for people; orders.services.retries has the codes.
+# Why nothing was done, for people; orders.services.retries and .resolution have the codes.
 REFUSALS: dict[str, Promise] = {
     Code.NOT_FOUND: _("It is no failed order any more."),
     Code.REMOVED: _("It was removed."),
@@ -168,4 +176,11 @@ REFUSALS: dict[str, Promise] = {
     Code.FAILED_AGAIN: _("It failed again."),
     Code.CANCELED: _("It was canceled before it was placed."),
     Code.INVALID_TIME: _("This time is not possible."),
+    ResolutionCode.SETTLED: _("Its outcome is known by now."),
+    ResolutionCode.TOO_SOON: _(
+        "It is still being looked up, and its request may still arrive: wait a little."
+    ),
+    ResolutionCode.NOT_AT_EXCHANGE: _("The exchange does not know this order."),
+    ResolutionCode.ANOTHER_ORDER: _("That is another order."),
+    ResolutionCode.EXCHANGE_ERROR: _("The exchange could not be asked."),
 }

@@ -18,6 +18,7 @@ from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders.locks import intents_for_update
 from orders.models import (
+    DELIVERY_CONTENT,
     Book,
     CancelReason,
     EventSource,
@@ -102,7 +103,7 @@ class Claim:
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
 
     def _let_denied_step_aside(self) -> None:
-        """Plan without what a guard denies by now: nothing is canceled for it, no slot is kept for it."""
+        """Plan without what a guard denies by now: nothing is canceled for it, and no slot stays empty."""
         if not may_deny(self.accounts, version=self._version):
             return
         while wanted := {pk: number for number, pk in enumerate(self._wanted) if pk < FRESH}:
@@ -253,6 +254,7 @@ def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[Or
     """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    rows = rows.defer(*(f"delivery__{one}" for one in DELIVERY_CONTENT))
     if with_keys and (key := next_key(Placement)) is not None:
         rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))

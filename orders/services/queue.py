@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -253,8 +252,8 @@ def _lock(book_ids: list[int]) -> tuple[list[Book], DatabaseClock]:
     """Lock books, and read the clock beside them."""
     before = time.monotonic()
     rows = locks.books_for_update(book_ids).annotate(read_at=sql_clock()).select_related("account")
-    books = list(rows)
-    return books, DatabaseClock(books[0].read_at, before)  # type: ignore[attr-defined]  # annotated
+    books: list[Any] = list(rows)  # with what is annotated
+    return books, DatabaseClock(books[0].read_at, before)
 
 
 def _write(claim: Claim, version: int) -> None:
@@ -324,33 +323,30 @@ def _mark_full(lanes: Collection[FullLane]) -> None:
 
 
 def due_run(*, limit: int = DUE_AT_ONCE) -> int:
-    """Send orders whose back-off has ended.
-
-    One indexed query where nothing is due. Returns how many books were planned again.
-    """
-    books = {pk for books in due_wake(limit=limit) for pk in books}
-    if books:
+    """Send orders whose back-off has ended, account by account; return how many books were planned again."""
+    due = due_books(limit=limit)
+    for books in due.values():
         rebalance(book_ids=books)
-    return len(books)
+    return sum(len(books) for books in due.values())
 
 
-def due_wake(*, limit: int = DUE_AT_ONCE) -> list[set[int]]:
-    """Let orders whose back-off has ended be ready again; return the books to be planned, account by account.
+def due_books(*, limit: int = DUE_AT_ONCE) -> dict[int, set[int]]:
+    """End the waits that are over; return by account the books that are to be planned again now.
 
-    Whoever must not wait for a slow exchange plans each account's on its own.
+    One indexed query where nothing is due.
     """
     due = PendingOrder.objects.filter(waits_until__lte=database_now())
     if not due.exists():
-        return []
+        return {}
     with transaction.atomic():
         # Rows that another process wakes or claims right now are skipped: no order of locks to keep.
         rows = due.select_for_update(skip_locked=True, of=("self",)).order_by("waits_until")[:limit]
-        found = list(rows.values_list("pk", "book_id", "account_id"))
+        found = list(rows.values_list("pk", "account_id", "book_id"))
         PendingOrder.objects.filter(pk__in=[pk for pk, _, _ in found]).update(waits_until=None)
-    books: dict[int, set[int]] = defaultdict(set)
-    for _, book_id, account_id in found:
-        books[account_id].add(book_id)
-    return list(books.values())
+    books: dict[int, set[int]] = {}
+    for _, account_id, book_id in found:
+        books.setdefault(account_id, set()).add(book_id)
+    return books
 
 
 def sweep() -> int:

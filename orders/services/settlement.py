@@ -31,6 +31,7 @@ from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, Venue
 from exchanges.fields import plain
 from orders import events, locks
 from orders.models import (
+    DELIVERY_CONTENT,
     CancelReason,
     EventSource,
     EventType,
@@ -277,9 +278,8 @@ class _Work:
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
-            rows = Placement.objects.filter(pk__in=rest).select_related(
-                "intent__delivery", "open_order", "intent__failed_order"
-            )
+            whole = Placement.objects.select_related("intent__delivery", "open_order", "intent__failed_order")
+            rows = whole.filter(pk__in=rest).defer(*(f"intent__delivery__{one}" for one in DELIVERY_CONTENT))
             intents: dict[int, OrderIntent] = {}
             for row in rows:
                 placements[row.pk] = row

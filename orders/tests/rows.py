@@ -200,7 +200,8 @@ def make_trade(owner: StrategyAccount, **fields: Any) -> Trade:
 
 
 def make_failed_order(owner: StrategyAccount, **fields: Any) -> FailedOrder:
-    intent = make_intent(owner, symbol=fields.get("symbol", "BTC/USDT"), home=Home.FAILED)
+    symbol, created_at = fields.get("symbol", "BTC/USDT"), fields.get("created_at", NOON)
+    intent = make_intent(owner, symbol=symbol, created_at=created_at, home=Home.FAILED)
     defaults: dict[str, Any] = {
         "symbol": intent.symbol,
         "side": intent.side,

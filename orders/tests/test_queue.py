@@ -186,11 +186,12 @@ class TestRefusedForNow:
         exchanges.of(follower).fails_with = errors.ExchangeBusy("busy")
         heard: list[events.OrderFailed] = []
         monkeypatch.setitem(events._listeners, events.OrderFailed, [heard.append])
-        waits = []
+        waits: list[float] = []
 
         place(LIMIT)
         while pending := PendingOrder.objects.first():
             assert pending.waits_until is not None
+            assert len(waits) < 5
             waits.append((pending.waits_until - pending.queued_at).total_seconds())
             let_back_off_end()
             due_run()

@@ -39,8 +39,8 @@ def book_of(visible: Visible = EVERYBODY) -> BookRow:
     return book
 
 
-def places(rows: list[WaitingRow]) -> list[tuple[int | None, str, Decimal | None]]:
-    return [(row.place, row.side, row.price or row.stop_price) for row in rows]
+def places(rows: list[WaitingRow]) -> list[tuple[int | None, str, str]]:
+    return [(row.place, row.side, str(row.price)) for row in rows]
 
 
 class TestPlaces:
@@ -53,11 +53,11 @@ class TestPlaces:
             )
 
         assert places(rows_of()) == [
-            (1, "BUY", 95000),
-            (2, "SELL", 97000),
-            (3, "BUY", 94000),
-            (4, "SELL", 98000),
-            (5, "BUY", 93000),
+            (1, "BUY", "95000"),
+            (2, "SELL", "97000"),
+            (3, "BUY", "94000"),
+            (4, "SELL", "98000"),
+            (5, "BUY", "93000"),
         ]
 
     def test_count_each_lane_of_each_book_for_itself(self, owner: StrategyAccount) -> None:

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from orders import selectors
 from orders.failed_listing import failed_orders
+from orders.failed_selectors import FailedFilter
 from orders.models import FailedStatus, OpenOrder, StrategyAccount
 from orders.selectors import Visible
 from orders.states import OrderStatus
@@ -144,6 +145,47 @@ class TestFailedOrders:
             (f"resolving-{unknown.pk}", True),
             (f"failed-{failed.pk}", False),
         ]
+
+    def test_shows_the_markets_price_beside_its_own(self, owner: StrategyAccount) -> None:
+        make_failed_order(owner)
+        make_open_order(owner, status=OrderStatus.SUBMITTING, submitted_at=NOON - timedelta(seconds=63))
+        set_price("95321.4", seen_at=NOON - timedelta(seconds=63))
+
+        resolving, failed = failed_orders(EVERYBODY, now=NOON)
+
+        assert (failed.last_price, failed.last_price_is_stale) == (Decimal("95321.4"), True)
+        assert resolving.last_price == failed.last_price
+        assert (resolving.needs_decision, failed.needs_decision) == (True, False)
+
+    def test_can_be_sent_again_until_all_retries_are_used_up(self, owner: StrategyAccount) -> None:
+        for retries in (4, 5):
+            make_failed_order(owner, retry_count=retries)
+
+        assert [row.can_retry for row in failed_orders(EVERYBODY, now=NOON)] == [False, True]
+
+    @pytest.mark.parametrize(
+        ("only", "found"),
+        [
+            (FailedFilter(symbol="ETH/USDT"), ["ETH/USDT", "ETH/USDT"]),
+            (FailedFilter(error_type="timeout"), ["ETH/USDT"]),
+            (FailedFilter(created_after=NOON), ["ETH/USDT"]),
+            (FailedFilter(created_before=NOON), ["ETH/USDT", "BTC/USDT"]),
+            (FailedFilter(strategy_account_id=0), []),
+        ],
+    )
+    def test_are_those_that_are_asked_for(
+        self, owner: StrategyAccount, only: FailedFilter, found: list[str]
+    ) -> None:
+        make_failed_order(owner, created_at=NOON - timedelta(seconds=1))
+        make_failed_order(owner, symbol="ETH/USDT", error_type="timeout")
+        make_open_order(
+            owner,
+            symbol="ETH/USDT",
+            status=OrderStatus.SUBMITTING,
+            submitted_at=NOON - timedelta(seconds=6),
+        )
+
+        assert [row.symbol for row in failed_orders(EVERYBODY, now=NOON, only=only)] == found
 
 
 class TestEventRows:

@@ -6,7 +6,7 @@ import { localMinute } from "./times.js";
 import { tell } from "./toasts.js";
 
 const SHOWN_IN_DIALOG = 5;
-const TELLING = ["failed_again", "guard", "stopped", "invalid_time"]; // their sentences say more than the code
+const TELLING = ["another_order", "exchange_error", "failed_again", "guard", "stopped", "invalid_time"]; // their sentences say more than the code
 const byId = (id) => document.getElementById(id);
 const section = byId("failed");
 const words = JSON.parse(section.dataset.words);
@@ -54,6 +54,7 @@ section.addEventListener("click", (event) => {
   if (!button) return;
   if (button.ariaDisabled === "true") return tell("failed", say("not_done"), button.title);
   const action = button.dataset.act ?? button.dataset.all;
+  if (action === "decide") return ask("decide", [{ uid: button.dataset.uid, what: button.dataset.what }]);
   const boxes = button.dataset.act ? [button.closest("tr").querySelector("input")] : picks().filter((box) => box.checked);
   open(action, boxes);
 });
@@ -61,24 +62,28 @@ section.addEventListener("click", (event) => {
 function open(action, boxes) {
   const able = action === "remove" ? boxes : boxes.filter((box) => box.dataset.retry === "yes");
   const orders = able.map((box) => ({ id: Number(box.value), what: box.dataset.what }));
-  const left = boxes.length - able.length;
+  ask(action, orders, { left: boxes.length - able.length, planned: able.find((box) => box.dataset.at)?.dataset.at });
+}
+
+function ask(action, orders, { left = 0, planned } = {}) {
   task = { action, orders };
   byId("failed-dialog-title").textContent = say(`${action}_title`);
   byId("failed-dialog-text").textContent = [say(`${action}_text`), left ? say("left_out", { count: left }) : ""].join(" ");
   const lines = orders.slice(0, SHOWN_IN_DIALOG).map((order) => order.what);
   if (orders.length > lines.length) lines.push(say("more", { count: orders.length - lines.length }));
   byId("failed-dialog-orders").replaceChildren(...lines.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  dialog.querySelector("form").reset();
   byId("failed-dialog-problem").textContent = "";
   byId("failed-dialog-yes").textContent = say(action);
   byId("failed-dialog-yes").classList.toggle("danger", action === "remove");
   byId("failed-dialog-when").hidden = action !== "schedule";
-  byId("failed-dialog-unplan").hidden = action !== "schedule" || !able.some((box) => box.dataset.at);
+  byId("failed-dialog-became").hidden = action !== "decide";
+  byId("failed-dialog-unplan").hidden = action !== "schedule" || !planned;
   byId("failed-dialog-zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const planned = able.length === 1 && able[0].dataset.at;
   byId("failed-dialog-at").value = localMinute(planned ? new Date(planned) : new Date(Date.now() + 3600e3));
   busy(false);
   dialog.showModal();
-  byId(action === "schedule" ? "failed-dialog-at" : "failed-dialog-yes").focus();
+  byId({ schedule: "failed-dialog-at", decide: "failed-dialog-there" }[action] ?? "failed-dialog-yes").focus();
 }
 
 function busy(is) {
@@ -87,11 +92,13 @@ function busy(is) {
 
 dialog.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (task.action === "decide") return decide();
   if (task.action !== "schedule") return carryOut();
   const at = new Date(byId("failed-dialog-at").value);
   if (isNaN(at)) byId("failed-dialog-problem").textContent = say("when_missing");
   else carryOut(at.toISOString());
 });
+byId("failed-dialog-number").addEventListener("input", () => (byId("failed-dialog-there").checked = true));
 byId("failed-dialog-unplan").addEventListener("click", () => carryOut(null));
 byId("failed-dialog-no").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {
@@ -114,6 +121,20 @@ async function carryOut(at) {
   for (const one of results) if (one.ok) chosen.delete(String(one.id));
   agree();
   report(action, at, orders, results);
+}
+
+async function decide() {
+  const [{ uid, what }] = task.orders;
+  const became = dialog.querySelector("[name=became]:checked")?.value;
+  const number = byId("failed-dialog-number").value.trim();
+  if (!became || (became === "there" && !number)) return (byId("failed-dialog-problem").textContent = say("which_missing"));
+  busy(true);
+  const body = became === "there" ? { exchange_order_id: number } : { never_placed: true };
+  const answer = await call("POST", `/api/orders/${uid}/resolve`, body);
+  busy(false);
+  if (!answer.ok) return (byId("failed-dialog-problem").textContent = reason(answer));
+  dialog.close();
+  tell("done", say("decided", { what }));
 }
 
 async function act(action, orders) {

@@ -23,8 +23,11 @@ from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from exchanges import runtime  # noqa: E402
+from exchanges.adapters.types import Credentials  # noqa: E402
+from exchanges.models import Instrument  # noqa: E402
 from orders.events import EventsLogged, publish, subscribe  # noqa: E402
 from orders.models import (  # noqa: E402
+    DeliveryState,
     EventSource,
     EventType,
     FailedOrder,
@@ -53,13 +56,17 @@ from tracking import bell  # noqa: E402
 from tracking.models import OrderTrackingSession, SessionStatus  # noqa: E402
 
 USERNAME, PASSWORD = "trader", "correct horse battery"  # noqa: S105  of a throw-away database
+KEY, SECRET = "demo-key", "demo-secret"  # of a simulated exchange
 NASTY = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
 def people() -> StrategyAccount:
     if not (user := User.objects.filter(username=USERNAME).first()):
         user = User.objects.create_user(USERNAME, password=PASSWORD)
-    return make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
+    owner = make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
+    owner.account.credentials = Credentials(api_key=KEY, api_secret=SECRET)
+    owner.account.save()
+    return owner
 
 
 def fill() -> None:
@@ -158,7 +165,7 @@ def _orders(owner: StrategyAccount, second: StrategyAccount) -> None:
         stop_price=Decimal("3305"),
         quantity=Decimal("2"),
         status=OrderStatus.SUBMITTING,
-        submitted_at=now - timedelta(seconds=20),
+        submitted_at=now - timedelta(seconds=95),
     )
 
 
@@ -361,6 +368,8 @@ def fail() -> None:
 
 def fail_clean(symbol: str = "BTC/USDT", retry_count: str = "0", error_type: str = "rate_limit") -> None:
     owner = people()
+    if not Instrument.objects.filter(symbol=symbol).exists():
+        make_instrument(symbol)
     failed = make_failed_order(
         owner,
         symbol=symbol,
@@ -369,8 +378,11 @@ def fail_clean(symbol: str = "BTC/USDT", retry_count: str = "0", error_type: str
         retry_count=int(retry_count),
         created_at=timezone.now(),
     )
-    failed.intent.retry_count = failed.retry_count
+    failed.intent.retry_count, failed.intent.is_queued = failed.retry_count, True
     failed.intent.save()
+    delivery = failed.intent.delivery
+    delivery.state, delivery.answered_at = DeliveryState.ANSWERED, timezone.now()
+    delivery.save()
     log_event(owner, type=EventType.FAILED, intent=failed.intent, created_at=timezone.now())
     sys.stdout.write(f"{failed.pk}\n")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.browser.demo_rows import KEY, SECRET
 from tests.browser.test_positions_page import SIDEWAYS, SOON, log_in, web, write
 from tests.processes import Process, Site
 
@@ -61,19 +62,22 @@ class TestFailedOrders:
         expect(row(page, second)).to_be_visible()
         expect(page.locator("#failed-count")).to_have_text("1")
 
-    def test_are_sent_again_through_the_queue(
-        self, site: Site, web: Process, context: BrowserContext
-    ) -> None:
+    def test_are_sent_again_and_rest_at_the_exchange(self, site: Site, context: BrowserContext) -> None:
+        site.start_simulator("--fixed", "--price", "BTC/USDT=96000")
+        site.simulator.add_account(KEY, SECRET)
+        write(site, "people")
         number = fail(site)
-        page = log_in(context, web)
+        page = log_in(context, site.start_web())
 
         row(page, number).get_by_role("button", name="Retry").click()
         expect(dialog(page)).to_contain_text("price and quantity stay as they are")
         dialog(page).get_by_role("button", name="Retry").click()
 
-        # There is no exchange here: whatever comes of it, the person is told and the list agrees.
-        expect(toast(page)).to_have_count(1, timeout=30_000)
-        expect(page.locator("#events-rows")).to_contain_text("Sent again", timeout=SOON)
+        expect(page.locator(".toast.done")).to_contain_text("BTC/USDT Buy 0.5", timeout=30_000)
+        expect(row(page, number)).to_have_count(0, timeout=SOON)
+        expect(page.locator("#orders-rows tr")).to_have_count(1)
+        expect(page.locator("#orders-rows tr")).to_contain_text("95,000.0")
+        expect(page.locator("#events-rows")).to_contain_text("Sent again")
 
     def test_are_scheduled_and_taken_back(self, site: Site, web: Process, context: BrowserContext) -> None:
         number = fail(site)
@@ -172,14 +176,14 @@ class TestFilter:
         bitcoin, ether = fail(site), fail(site, "ETH/USDT", "0", "timeout")
         page = log_in(context, web)
 
-        page.locator("#failed-filter").get_by_label("Symbol").fill("eth/usdt")
+        page.locator("#failed-filter [name=symbol]").fill("eth/usdt")
         expect(row(page, bitcoin)).to_have_count(0, timeout=SOON)
         expect(row(page, ether)).to_be_visible()
         another = fail(site)
         newer = fail(site, "ETH/USDT")
         expect(row(page, newer)).to_be_visible(timeout=SOON)
         expect(row(page, another)).to_have_count(0)
-        page.locator("#failed-filter").get_by_label("Reason").select_option(label="Timed out")
+        page.locator("#failed-filter [name=error_type]").select_option(label="Timed out")
         expect(row(page, newer)).to_have_count(0, timeout=SOON)
         expect(row(page, ether)).to_be_visible()
 
@@ -192,7 +196,7 @@ class TestFilter:
         page.reload()
         expect(row(page, ether)).to_be_visible()
         expect(row(page, bitcoin)).to_have_count(0)
-        expect(page.locator("#failed-filter").get_by_label("Symbol")).to_have_value("ETH/USDT")
+        expect(page.locator("#failed-filter [name=symbol]")).to_have_value("ETH/USDT")
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#failed-rows tr")).to_have_count(4, timeout=SOON)
 
@@ -229,7 +233,7 @@ class TestFilter:
     ) -> None:
         bitcoin, ether = fail(site), fail(site, "ETH/USDT")
         page = log_in(context, web)
-        page.locator("#failed-filter").get_by_label("Symbol").fill("ETH/USDT")
+        page.locator("#failed-filter [name=symbol]").fill("ETH/USDT")
         expect(row(page, bitcoin)).to_have_count(0, timeout=SOON)
         row(page, ether).get_by_role("checkbox").check()
 
@@ -326,7 +330,7 @@ class TestStatistics:
         expect(page.locator("#failed-list")).to_be_hidden()
         expect(page.locator("#stats-days svg rect")).to_have_count(30, timeout=SOON)
         reasons = page.locator("#stats-reasons tbody tr")
-        expect(reasons.first).to_contain_text("Too many requests")
+        expect(page.locator("#stats-reasons")).to_contain_text("Too many requests")
         counts = [int(text) for text in reasons.locator("td.number").all_inner_texts()]
         assert counts == sorted(counts, reverse=True)
         expect(page.locator("#stats-strategies")).to_contain_text("%")
