@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
 from exchanges.adapters.types import OrderRef, OrderRequest
-from orders.clock import database_now
 from orders.models import (
-    Book,
     EventSource,
     FailedOrder,
-    Home,
     OpenOrder,
-    OrderEvent,
-    OrderIntent,
     PendingOrder,
     Placement,
     Strategy,
@@ -49,7 +42,6 @@ from orders.tests.test_queue import (
     let_back_off_end,
     place,
     resting,
-    sent,
     the_placement,
     waiting,
 )
@@ -87,7 +79,6 @@ class TestTakeOver:
         take_over(delivery.pk)
 
         assert sum(one.client_order_id == name for one in fake.submitted) == 1
-
 
     def test_fills_the_slots_that_its_cancels_free(
         self, follower: StrategyAccount, exchanges: Exchanges
@@ -181,7 +172,8 @@ class TestShrinkThatFailed:
         errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
 
         live = [
-            one for one in fake.orders.values()
+            one
+            for one in fake.orders.values()
             if one.price == 90_000 and one.client_order_id != first.client_order_id and one.status == "NEW"
         ]
         assert [one.quantity for one in live] == [Decimal("0.6")]
