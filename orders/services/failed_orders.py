@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 LATEST_SCHEDULE = timedelta(days=30)
 DUE_AT_ONCE = 30
+LOOK_AGAIN = timedelta(seconds=30)
 BULK_MOST = 100
 
 
@@ -115,7 +116,7 @@ def failed_orders_retry_due(*, limit: int = DUE_AT_ONCE) -> int:
     """Carry out the retries whose time has come; return how many were looked at.
 
     Any number of processes may run this: the move itself decides, under the lock. What cannot be retried
-    then loses its schedule and says so in the log; what only has to wait for a moment keeps it.
+    then loses its schedule and says so in the log; what only has to wait for a moment is looked at later.
     """
     now = database_now()
     due = FailedOrder.objects.filter(next_retry_at__lte=now).exclude(status=FailedStatus.REMOVED)
@@ -125,6 +126,11 @@ def failed_orders_retry_due(*, limit: int = DUE_AT_ONCE) -> int:
         by_person.setdefault(person, []).append(pk)
     for person, pks in by_person.items():
         results = failed_orders_retry(failed_order_ids=pks, by=f"schedule of {person}", due_only=True)
+        passing = [pk for pk, result in results.items() if result.code in PASSING]
+        # Looked at again in a while: else the oldest that have to wait keep all others from their turn.
+        FailedOrder.objects.filter(pk__in=passing, next_retry_at__lte=now).update(
+            next_retry_at=now + LOOK_AGAIN
+        )
         _unschedule({pk: result for pk, result in results.items() if _is_over(result)}, by=person)
     return len(rows)
 

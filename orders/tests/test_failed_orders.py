@@ -522,6 +522,7 @@ class TestSchedule:
         failed_orders_retry_due()
         assert exchanges.all_calls() == 0
         Placement.objects.update(outcome=PlacementOutcome.NEVER_PLACED)
+        let_time_come()
 
         failed_orders_retry_due()
         assert intent_of(failed).home == Home.EXCHANGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,18 +13,21 @@ from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
 from exchanges.adapters.types import OrderRef, OrderRequest
+from orders.clock import database_now
 from orders.models import (
     EventSource,
     FailedOrder,
     OpenOrder,
     PendingOrder,
     Placement,
+    PlacementOutcome,
     Strategy,
     StrategyAccount,
 )
 from orders.models.intent import client_order_id
 from orders.services import intake
 from orders.services.deliveries import take_over
+from orders.services.failed_orders import failed_orders_retry_due
 from orders.services.queue import due_run, errands_run
 from orders.states import OrderStatus
 from orders.tests.factories import (
@@ -37,6 +41,7 @@ from orders.tests.factories import (
     limit,
     make_follower,
     make_strategy,
+    pass_the_queue_by,
     post,
     wait_until,
 )
@@ -48,6 +53,7 @@ from orders.tests.test_queue import (
     ladder,
     let_back_off_end,
     place,
+    refuse_first,
     resting,
     the_placement,
     waiting,
@@ -290,3 +296,23 @@ class TestConnection:
             finally:
                 gate.open()
             assert answer.result(10).status == 200
+
+
+class TestScheduledRetries:
+    def test_that_have_to_wait_do_not_keep_others_from_theirs(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        pass_the_queue_by()
+        refuse_first(exchanges, follower, 31, errors.InsufficientFunds("Balance is insufficient."))
+        assert post({"orders": ladder(30)}).status == 400
+        assert post(limit(80_000)).status == 400
+        Placement.objects.exclude(intent__price=80_000).update(outcome=PlacementOutcome.UNRESOLVED)
+        now = database_now()
+        FailedOrder.objects.update(next_retry_at=now - timedelta(minutes=1), scheduled_by="trader")
+        FailedOrder.objects.filter(price=80_000).update(next_retry_at=now)
+
+        for _ in range(2):
+            failed_orders_retry_due()
+
+        assert resting() == [80_000]
+        assert FailedOrder.objects.exclude(next_retry_at=None).count() == 30
