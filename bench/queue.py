@@ -120,6 +120,7 @@ class Results:
                     "exchange_latency_ms": one.latency_ms,
                     "allowed_ms": one.allowed_ms,
                     "answer_ms": summary_json(one.summary()),
+                    "empty_book_ms": summary_json(Summary.of(one.empty)),
                     "canceled": one.canceled,
                     "submitted": one.submitted,
                 }
@@ -182,10 +183,12 @@ def _swaps(results: Results) -> str:
             str(one.summary().count),
             *map(milliseconds, (one.summary().minimum, one.summary().p50, one.summary().p95)),
             milliseconds(one.allowed_ms),
+            milliseconds(median(one.empty)),
         )
         for one in results.swaps
     ]
-    return table(("exchange latency", "n", "min", "p50", "p95", "wanted: 2 x latency + 50"), rows)
+    head = ("exchange latency", "n", "min", "p50", "p95", "2 x latency + 50", "into an empty book, p50")
+    return table(head, rows)
 
 
 # --- measuring ------------------------------------------------------------------------------------------

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
+from django.db import transaction
 from pytest_django.fixtures import Settings
 
 from notifications.alerts import alerts_deliver
 from notifications.models import AlertOutcome, GuardAlert
 from notifications.tests.bot_api import BotApi
 from notifications.tests.conftest import Bell
-from orders.clock import database_now
+from orders import events
 from orders.models import LossTrip, StrategyAccount, UserProfile
-from orders.services.losses import losses_sweep
-from orders.tests.rows import make_position
 
 
-def trip(owner: StrategyAccount) -> None:
-    owner.max_drawdown_percent = Decimal(10)
-    owner.save()
-    make_position(owner, quantity=Decimal(0), realized_pnl=Decimal(-1_500))
-    losses_sweep()
+def trip(owner: StrategyAccount, **fields: Any) -> LossTrip:
+    """A drawdown of 15 %, as the house writes it."""
+    defaults = {
+        "kind": "DRAWDOWN", "limit": Decimal(10), "value": Decimal(15), "reason": "it fell",
+        "tripped_at": datetime.now(UTC), "alert_sent": events.alerts_enabled(),
+    }  # fmt: skip
+    with transaction.atomic():
+        made = LossTrip.objects.create(strategy_account=owner, **defaults | fields)
+        events.publish(events.GuardTripped(made.pk))
+    return made
 
 
 class TestGuardAlerts:
@@ -32,7 +37,6 @@ class TestGuardAlerts:
 
         trip(owner)
         assert bell.rings == 1
-        losses_sweep()
         alerts_deliver()
         alerts_deliver()
 
@@ -55,12 +59,8 @@ class TestGuardAlerts:
 
     def test_name_the_end_of_a_daily_loss(self, bot_api: BotApi, owner: StrategyAccount) -> None:
         UserProfile.objects.create(user=owner.strategy.user, language="en", time_zone="Asia/Seoul")
-        now = database_now()
-        LossTrip.objects.create(
-            strategy_account=owner, kind="DAILY_LOSS", day="2026-07-21", limit=Decimal(100),
-            value=Decimal("120.456"), reason="lost", tripped_at=now, alert_sent=True,
-            ends_at=now.replace(hour=15, minute=0, second=0),
-        )  # fmt: skip
+        ends_at = datetime.now(UTC).replace(hour=15, minute=0, second=0)
+        trip(owner, kind="DAILY_LOSS", limit=Decimal(100), value=Decimal("120.456"), ends_at=ends_at)
 
         alerts_deliver()
 
@@ -70,7 +70,7 @@ class TestGuardAlerts:
 
     def test_are_given_up_after_a_day(self, bot_api: BotApi, owner: StrategyAccount) -> None:
         trip(owner)
-        LossTrip.objects.update(tripped_at=database_now() - timedelta(days=1, seconds=1))
+        LossTrip.objects.update(tripped_at=datetime.now(UTC) - timedelta(days=1, seconds=1))
 
         alerts_deliver()
 

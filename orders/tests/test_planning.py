@@ -115,7 +115,7 @@ class TestCaps:
 
     def test_hold_whatever_is_lowered(self) -> None:
         counts = (None, 0, 1, 2, 7, 30)
-        for default, limit, stop, total, theirs, stops in product((0, 1, 5, 20), *[counts] * 5):
+        for default, (limit, stop, total, theirs, stops) in product((0, 1, 5, 20), product(counts, repeat=5)):
             got = caps_for(
                 default_limit=default,
                 limit=limit,

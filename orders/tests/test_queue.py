@@ -296,7 +296,6 @@ class TestFull:
         hear_and_follow_up(follower, ended(exchanges, follower, 90_001))
 
         assert (resting(), waiting()) == ([2_000, 90_000], [])
-        assert not Book.objects.filter(is_account_full=True).exists()
 
     @staticmethod
     def take_at_most(fake: Any, most: int, *, account_wide: bool = False) -> None:

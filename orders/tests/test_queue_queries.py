@@ -22,6 +22,7 @@ from orders.models import (
     StrategyAccount,
 )
 from orders.services.claims import Claim
+from orders.services.guards import denials
 from orders.services.queue import Rebalanced, rebalance
 from orders.services.settlement import apply_reports
 from orders.services.waiting import pending_for
@@ -44,9 +45,10 @@ MOST = 12
 
 @pytest.fixture
 def follower(exchanges: Exchanges) -> StrategyAccount:
-    """The configuration, the book and its leverage are remembered."""
+    """The configuration, the guards, the book and its leverage are remembered."""
     row = make_follower()
     assert post(limit(90_000)).status == 200
+    denials(list(OrderIntent.objects.all()), now=database_now())
     return row
 
 
@@ -209,7 +211,7 @@ class TestReading:
             ("Index Scan", "pending_by_rank")
         ]
         assert sum(node["Actual Rows"] * node["Actual Loops"] for node in waiting) <= 20 + 4
-        assert "Sort" not in {node["Node Type"] for node in nodes}
+        assert not any("Sort" in node["Node Type"] for node in nodes)
 
 
 def plan_of(sql: str) -> list[dict[str, Any]]:
