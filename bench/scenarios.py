@@ -128,7 +128,7 @@ STRATEGIES: dict[str, tuple[int, ...]] = {
 
 
 def provision_file(tokens: dict[str, str]) -> dict[str, object]:
-    """Return the input of `manage.py provision`: accounts, and strategies that send at once."""
+    """Return the input of `manage.py provision`: accounts, and strategies whose orders pass the queue."""
     user = "bench"
     return {
         "users": [{"username": user}],
@@ -150,7 +150,7 @@ def provision_file(tokens: dict[str, str]) -> dict[str, object]:
                 "user": user,
                 "token": tokens[name],
                 "market_type": "FUTURES",
-                "execution_mode": "IMMEDIATE",
+                "execution_mode": "QUEUED",
                 "accounts": [
                     {"account": f"account-{number}", "allocated_capital": str(CAPITAL), "leverage": LEVERAGE}
                     for number in numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from html import escape
 from itertools import groupby
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -125,6 +125,40 @@ def orders_failed(failures: Sequence[Failure], *, language: str, time_zone: str)
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A loss guard that tripped. `limit` and `value`: quote asset, or percent of a drawdown."""
+
+    kind: str
+    strategy: str
+    account: str
+    limit: Decimal
+    value: Decimal
+    tripped_at: datetime
+    ends_at: datetime | None
+
+
+def guard_tripped(trip: Trip, *, language: str, time_zone: str) -> str:
+    """Return the message about one loss guard."""
+    with override(language):
+        names = {"value": _rounded(trip.value), "limit": _rounded(trip.limit)}
+        if trip.ends_at is None:
+            what = _("Drawdown %(value)s %%, limit %(limit)s %%") % names
+            until = _("Nothing is opened until a person resumes it in the admin, under “Who follows what”.")
+        else:
+            what = _("Realized loss of today %(value)s, limit %(limit)s") % names
+            ends_at = f"{trip.ends_at.astimezone(_zone(time_zone)):%m-%d %H:%M %Z}"
+            until = _("Nothing is opened until %(time)s.") % {"time": ends_at}
+        at = f"{trip.tripped_at.astimezone(_zone(time_zone)):%m-%d %H:%M:%S %Z}"
+        lines = (
+            f"🛑 <b>{_text(_('A loss guard stopped a strategy'))}</b>",
+            f"<b>{_text(trip.strategy)}</b> · {_text(trip.account)} · {at}",
+            _text(what),
+            f"→ {_text(until)} {_text(_('Closing orders go on; what rests stays.'))}",
+        )
+        return "\n".join(lines)
+
+
 def test_message(*, language: str) -> str:
     with override(language):
         return escape(
@@ -147,11 +181,7 @@ def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
 
 
 def _heading(failure: Failure, time_zone: str) -> str:
-    try:
-        zone = ZoneInfo(time_zone)
-    except (ZoneInfoNotFoundError, ValueError):
-        zone = ZoneInfo("UTC")
-    at = failure.created_at.astimezone(zone)
+    at = failure.created_at.astimezone(_zone(time_zone))
     name, webhook = _text(failure.strategy), _text(failure.webhook_id)
     return f"\n\n<b>{name}</b> · <code>{webhook}</code> · {at:%m-%d %H:%M:%S %Z}"
 
@@ -181,6 +211,17 @@ def _order(failure: Failure) -> str:
     if failure.price is not None:
         text += f" @ {_plain(failure.price)}"
     return _text(text)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+def _rounded(number: Decimal) -> str:
+    return _plain(number.quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def _text(words: object) -> str:

@@ -222,3 +222,17 @@ class EventRow:
     @property
     def shows_fill(self) -> bool:
         return bool(self.filled_quantity) and self.filled_quantity != self.quantity
+
+
+@dataclass(frozen=True, slots=True)
+class StopRow:
+    """A loss guard that keeps a strategy account from opening positions."""
+
+    key: str
+    kind: str
+    strategy: str
+    account: str
+    limit: Decimal  # quote asset, or percent of a drawdown
+    value: Decimal
+    tripped_at: datetime
+    ends_at: datetime | None  # None: until a person resumes it

@@ -180,9 +180,12 @@ def plan_book(
     Never more than the caps; where more rest already (a cap was lowered, others placed orders by hand)
     nothing goes out until it fits, and orders are canceled only for a better one that takes their slot.
     """
-    line = in_turn(orders)
+    orders = list(orders)
+    leaving = Counter(order.lane for order in orders if order.standing is Standing.LEAVING)
+    # Who leaves has no turn: it would lend its side's next ones a worse place than they have in a moment.
+    line = in_turn(order for order in orders if order.standing is not Standing.LEAVING)
     wanted = _select(line, caps, external or {})
-    return _Swap(line, wanted, caps, external or {}).plan()
+    return _Swap(line, wanted, leaving, caps, external or {}).plan()
 
 
 def in_turn(orders: Iterable[Candidate]) -> list[Candidate]:
@@ -207,7 +210,7 @@ def _select(line: Sequence[Candidate], caps: Caps, external: Mapping[Lane, int])
     slots = _Slots.left(caps, kept + Counter(external))
     selected = set()
     for order in line:
-        if order.standing in (Standing.FIXED, Standing.LEAVING) or slots.missing(order.lane):
+        if order.standing is Standing.FIXED or slots.missing(order.lane):
             continue
         slots.take(order.lane)
         selected.add(order.id)
@@ -220,45 +223,56 @@ class _Swap:
 
     line: Sequence[Candidate]
     wanted: set[int]
+    leaving: Counter[Lane]
     caps: Caps
     external: Mapping[Lane, int]
     canceled: list[Candidate] = field(default_factory=list)
+    outranked: list[Candidate] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # The worst first, compared with what is open only: the plan says the same however many wait.
+        self.outranked = [
+            order
+            for order in reversed(in_turn(order for order in self.line if not order.waits))
+            if order.standing is Standing.RESTING and order.id not in self.wanted
+        ]
 
     def plan(self) -> BookPlan:
-        held = Counter(order.lane for order in self.line if not order.waits) + Counter(self.external)
-        going = (Standing.RETURNING, Standing.LEAVING)
-        leaving = Counter(order.lane for order in self.line if order.standing in going)
-        now = _Slots.left(self.caps, held)
-        soon = _Slots.left(self.caps, held - leaving)
+        staying = Counter(self.external) + Counter(
+            order.lane for order in self.line if order.standing in (Standing.RESTING, Standing.FIXED)
+        )
+        returning = Counter(order.lane for order in self.line if order.standing is Standing.RETURNING)
+        now = _Slots.left(self.caps, staying + returning + self.leaving)
+        soon = _Slots.left(self.caps, staying)
         # Those that come back and deserve a slot will want it: it is not given away meanwhile.
         for order in self.line:
             if order.standing is Standing.RETURNING and order.id in self.wanted:
                 soon.take(order.lane)
         submit: list[int] = []
         follow: list[int] = []
-        for place, order in enumerate(self.line):
+        for order in self.line:
             if not order.waits or order.id not in self.wanted:
                 continue
             if not now.missing(order.lane):
                 now.take(order.lane)
                 soon.take(order.lane)
                 submit.append(order.id)
-            elif self._make_room(place, soon):
+            elif self._make_room(order.lane, soon):
                 soon.take(order.lane)
                 follow.append(order.id)
         return BookPlan(tuple(order.id for order in self.canceled), tuple(submit), tuple(follow))
 
-    def _make_room(self, place: int, soon: _Slots) -> bool:
-        """Cancel the worst of those behind `place` until one more order fits; tell whether it does."""
-        lane = self.line[place].lane
+    def _make_room(self, lane: Lane, soon: _Slots) -> bool:
+        """Cancel the worst of those outranked until one more order fits into `lane`; tell whether it does.
+
+        In `lane` itself they all stand behind who is wanted. In the other lane they may stand before a
+        stop: limits beyond their own cap, which must not hold the slots that a total cap keeps for stops.
+        """
         victims: list[Candidate] = []
         missing, missing_in_lane = soon.missing(lane), soon.missing_in_lane(lane)
-        gone = {order.id for order in self.canceled}
-        for order in reversed(self.line[place + 1 :]):
+        for order in self.outranked:
             if len(victims) == missing:
                 break
-            if order.standing is not Standing.RESTING or order.id in self.wanted or order.id in gone:
-                continue
             in_lane = sum(one.lane is lane for one in victims)
             if order.lane is not lane and missing - len(victims) <= missing_in_lane - in_lane:
                 continue  # what is left to free has to be in this lane
@@ -268,4 +282,5 @@ class _Swap:
         for order in victims:
             soon.take(order.lane, -1)
         self.canceled += victims
+        self.outranked = [order for order in self.outranked if order not in victims]
         return True

@@ -12,10 +12,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import Now
 
 from exchanges.models import Instrument, LastPrice
-from orders.listing import EventRow, OpenOrderRow, PositionRow, TradeRow
+from orders.listing import EventRow, OpenOrderRow, PositionRow, StopRow, TradeRow
 from orders.models import (
+    LossTrip,
     OpenOrder,
     OrderEvent,
     StrategyAccount,
@@ -26,6 +28,7 @@ from orders.models import (
 POSITIONS_SHOWN = 300
 OPEN_ORDERS_SHOWN = 300
 TRADES_SHOWN = 50
+STOPS_SHOWN = 20
 FLAT_SHOWN_FOR = timedelta(hours=24)  # a closed position stays in sight with what it earned
 PRICE_FRESH_FOR = timedelta(seconds=62)  # prices are refreshed every 31 s at the latest: two misses are stale
 RESOLVING_AFTER = timedelta(seconds=5)  # a submission normally answers long before
@@ -248,3 +251,30 @@ def _decimal(text: object) -> Decimal | None:
 
 def _quote_of(symbol: str) -> str:
     return symbol.rpartition("/")[2] if "/" in symbol else ""
+
+
+def held_trips() -> QuerySet[LossTrip]:
+    """The trip that keeps a strategy account (the outer query's) from opening positions now."""
+    holding = Q(ends_at__isnull=True) | Q(ends_at__gt=Now())
+    return LossTrip.objects.filter(
+        holding, strategy_account=OuterRef("pk"), resumed_at__isnull=True
+    ).order_by("-pk")
+
+
+def stops(visible: Visible, *, now: datetime) -> list[StopRow]:
+    """The loss guards that hold, the newest first."""
+    holding = Q(ends_at__isnull=True) | Q(ends_at__gt=now)
+    rows = LossTrip.objects.filter(visible.rows(), holding, resumed_at__isnull=True).order_by("-pk")
+    told = read(
+        rows,
+        limit=STOPS_SHOWN,
+        pk="pk",
+        kind="kind",
+        limit_value="limit",
+        value="value",
+        tripped_at="tripped_at",
+        ends_at="ends_at",
+        strategy="strategy_account__strategy__group_name",
+        account="strategy_account__account__name",
+    )
+    return [StopRow(key=f"stop-{row.pop('pk')}", limit=row.pop("limit_value"), **row) for row in told]

@@ -51,6 +51,7 @@ SECTIONS = {
         Section("failed", failed_listing.failed_orders, failed_listing.failed_count),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
+        Section("stops", selectors.stops),
     )
 }
 
@@ -79,7 +80,7 @@ AFFECTED: dict[str, frozenset[str]] = {
     EventType.EXPIRED: _END,
     EventType.RETRY: _MOVE,
     EventType.REMOVED: frozenset({"failed"}),
-    EventType.GUARD: frozenset(),
+    EventType.GUARD: frozenset({"stops"}),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),

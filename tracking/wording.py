@@ -101,6 +101,7 @@ SOURCES: dict[str, Promise] = {
     EventSource.RESOLVER: _("by resolver"),
     EventSource.OPERATOR: _("by operator"),
     EventSource.QUEUE: _("by the queue"),
+    EventSource.GUARD: _("by a guard"),
 }
 
 SESSIONS: dict[str, Promise] = {

@@ -2,6 +2,7 @@ from orders.models.book import Book
 from orders.models.delivery import DeliveryState, WebhookDelivery
 from orders.models.event import EventSource, EventType, OrderEvent
 from orders.models.failed_order import MAX_RETRIES, FailedOrder, FailedStatus
+from orders.models.guard import LossKind, LossTrip, ProfitPeak
 from orders.models.intent import Home, OrderIntent, Placement, PlacementOutcome
 from orders.models.ledger import StrategyPosition, Trade, TradeExecution
 from orders.models.open_order import CancelReason, OpenOrder
@@ -20,12 +21,15 @@ __all__ = [
     "FailedStatus",
     "Home",
     "KillSwitch",
+    "LossKind",
+    "LossTrip",
     "OpenOrder",
     "OrderEvent",
     "OrderIntent",
     "PendingOrder",
     "Placement",
     "PlacementOutcome",
+    "ProfitPeak",
     "Strategy",
     "StrategyAccount",
     "StrategyPosition",

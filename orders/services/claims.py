@@ -33,9 +33,11 @@ from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, prio
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
+from orders.services.guards import denials
 from orders.states import OrderStatus
-from orders.writes import Writes
+from orders.writes import Writes, draw_keys, next_key
 
+JUDGED_AGAIN = timedelta(minutes=1)
 FRESH = 1 << 62  # ids of orders that have none yet: behind every order that was there before, in their order
 
 
@@ -75,6 +77,8 @@ class Claim:
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
     accounts: dict[int, Account] = field(default_factory=dict)
     _intents: list[OrderIntent] = field(default_factory=list)
+    _held: list[PendingOrder] = field(default_factory=list)  # a guard says not now
+    _version: int = 0
 
     def plan(
         self,
@@ -85,6 +89,7 @@ class Claim:
         without: Collection[int] = (),
     ) -> None:
         """Plan each book. `without`: intents that this very transaction cancels."""
+        self._version = version
         self.states = book_states(books, version=version, now=self.now)
         for one in fresh:
             self.states[one.book_id].orders.append(one.candidate(self.now))
@@ -128,9 +133,35 @@ class Claim:
             for pk, intent in intents.items()
             if pk in waiting and intent.home == Home.QUEUE and intent.remaining_quantity > 0
         ]
+        self._hold_back()
         if moving:
             self._move({pk: intents[pk] for pk in moving if pk in intents})
         return len(self._intents)
+
+    def _hold_back(self) -> None:
+        """Let what a guard denies by now step aside: it waits on, says why, and is judged again."""
+        denied = denials(self._intents, now=self.now, version=self._version)
+        if not denied:
+            return
+        self._intents = [intent for intent in self._intents if intent.pk not in denied]
+        for pending in PendingOrder.objects.filter(pk__in=denied):
+            pending.waits_until, pending.reason = self.now + JUDGED_AGAIN, denied[pending.pk][:200]
+            self._held.append(pending)
+
+    def placement_keys(self) -> list[int]:
+        """Return a key for each placement of `take`: drawn with the locks, where that is possible."""
+        drawn = [getattr(intent, "placement_key", None) for intent in self._intents]
+        return [key for key in drawn if key is not None] or draw_keys((Placement, len(drawn)))[0]
+
+    @property
+    def left_waiting(self) -> set[int]:
+        """Books where more orders were seen waiting than are taken."""
+        taken = {intent.pk for intent in self._intents}
+        return {
+            pk
+            for pk, state in self.states.items()
+            if any(order.waits and order.id not in taken for order in state.orders)
+        }
 
     def _move(self, intents: dict[int, OrderIntent]) -> None:
         rows = OpenOrder.objects.filter(pk__in=intents, status=OrderStatus.NEW)
@@ -147,6 +178,7 @@ class Claim:
         for intent, key in zip(self._intents, keys, strict=True):
             log.append(self._place(intent, key))
         writes.delete(PendingOrder, [intent.pk for intent in self._intents])
+        writes.save(self._held, fields=("waits_until", "reason"))
         writes.save(self._intents, fields=("home", "updated_at"))
         writes.insert(self.placements)
         writes.insert(submission.open_order_for(placement, now=self.now) for placement in self.placements)
@@ -179,10 +211,15 @@ class Claim:
         return event
 
 
-def lockable(intent_ids: Collection[int]) -> list[OrderIntent]:
-    """Lock intents and read with them what `Claim.take` and a submission need."""
+def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[OrderIntent]:
+    """Lock intents and read with them what `Claim.take` and a submission need.
+
+    `with_keys`: draw a placement's key beside each, for `Claim.placement_keys`.
+    """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    if with_keys and (key := next_key(Placement)) is not None:
+        rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))
 
 

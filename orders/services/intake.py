@@ -357,7 +357,9 @@ class _Intake:
         deliveries.keeper.hold(delivery.pk)
         try:
             applied = Applied()
-            if accepted.placements or accepted.cancel_intents or accepted.moves:
+            # A close that came to nothing was planned for: its slot is given away after all.
+            again = accepted.queued_books if accepted.failed else ()
+            if accepted.placements or accepted.cancel_intents or accepted.moves or again:
                 if not deliveries.delivery_start(delivery.pk, version=self.version):
                     if not deliveries.delivery_start(delivery.pk):
                         # We slept past our lease: whoever took the delivery over sends it, we send nothing.
@@ -399,7 +401,6 @@ class _Intake:
             applied = self._send_by_account(accepted, work, answered)
         applied.merge(moved.record(source=EventSource.ANSWER, clock=self.clock))
         applied.moved_books |= {order.book_id for order in accepted.moves}
-        # A close that came to nothing was planned for: its slot is given away after all.
         again = accepted.queued_books if accepted.failed else ()
         applied.merge(deliveries.after_dispatch(applied, books=again))
         return applied

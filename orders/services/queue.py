@@ -19,9 +19,8 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from exchanges.adapters.types import OrderType
-from exchanges.models import ConfigVersion
 from orders import events, locks
-from orders.clock import DatabaseClock, database_now
+from orders.clock import DatabaseClock, database_now, sql_clock
 from orders.models import (
     Book,
     EventSource,
@@ -29,7 +28,6 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     PendingOrder,
-    Placement,
     PlacementOutcome,
 )
 from orders.planning import LANE_OF, Lane, priority_of
@@ -39,7 +37,7 @@ from orders.services.chores import chores_run
 from orders.services.claims import Claim, lockable
 from orders.services.settlement import Applied, FullLane
 from orders.states import OrderStatus
-from orders.writes import Writes, draw_keys
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +57,7 @@ class Rebalanced:
     executed: int = 0
     canceled: int = 0
     duration_ms: float = 0.0
+    left_waiting: set[int] = field(default_factory=set)  # books of the last round with more than was taken
 
     def count(self, claim: Claim, applied: Applied) -> None:
         """Count what became of a claim, whoever heard of it first."""
@@ -147,7 +146,10 @@ def rebalance(
     books, freed = set(book_ids), set(freed)
     before = 0
     for _ in range(ROUNDS):
-        books = _with_waiting(books, freed)
+        # What was just planned and left waiting waits still, most likely: planning finds out.
+        if freed or not books <= run.left_waiting:
+            books = _with_waiting(books, freed)
+        run.left_waiting = set()
         applied = Applied()
         for portion in _portions(sorted(books)):
             applied.merge(_round(portion, source=source, run=run))
@@ -193,49 +195,48 @@ def _with_waiting(book_ids: set[int], freed: set[int]) -> set[int]:
 
 def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
     """Claim what is planned for these books, send it, and record what became of it."""
-    clock = DatabaseClock.ask()
     for _ in range(REPLANS):
-        claim = _claim(book_ids, clock=clock, source=source)
-        if claim is not None:
-            applied = carry_out(claim, clock=clock)
-            run.count(claim, applied)
-            return applied
+        try:
+            claim, clock = _claim(book_ids, source=source)
+        except _Changed:
+            continue
+        applied = carry_out(claim, clock=clock)
+        run.count(claim, applied)
+        run.left_waiting |= claim.left_waiting
+        return applied
     logger.warning("The configuration kept changing while books %s were planned", book_ids)
     return Applied()
 
 
 class _Changed(Exception):
-    """The configuration changed while the plan was made."""
+    """The configuration changed while the plan was made: a switch may have been flipped."""
 
 
-def _claim(book_ids: list[int], *, clock: DatabaseClock, source: str) -> Claim | None:
-    """Plan and claim in one short transaction. None: plan again, a switch may have been flipped."""
-    claim = Claim(now=clock.now(), source=source)
-    try:
-        with transaction.atomic():
-            books = list(locks.books_for_update(book_ids).select_related("account"))
-            version = _version(books)
-            claim.plan(books, version=version)
-            if not claim.ids:
-                return claim
-            taken = claim.take(lockable(claim.ids))
-            _write(claim, taken, version)
-    except _Changed:
-        return None
-    return claim
+def _claim(book_ids: list[int], *, source: str) -> tuple[Claim, DatabaseClock]:
+    """Plan and claim in one short transaction. Raises _Changed: nothing is claimed, plan again."""
+    with transaction.atomic():
+        books, clock = _lock(book_ids)
+        # As it stood before the locks were waited for, perhaps. Then it is judged when the claim is written.
+        version: int = books[0].config_version or 0  # type: ignore[attr-defined]  # annotated with the locks
+        claim = Claim(now=clock.now(), source=source)
+        claim.plan(books, version=version)
+        if claim.ids:
+            claim.take(lockable(claim.ids, with_keys=True))
+            _write(claim, version)
+    return claim, clock
 
 
-def _version(books: list[Book]) -> int:
-    """The configuration's version, read after the locks: a lock that was waited for came with an old one."""
-    if connection.vendor == "postgresql":
-        return ConfigVersion.current()
-    return books[0].config_version if books else 0  # type: ignore[attr-defined]
+def _lock(book_ids: list[int]) -> tuple[list[Book], DatabaseClock]:
+    """Lock books, and read the clock beside them."""
+    before = time.monotonic()
+    rows = locks.books_for_update(book_ids).annotate(read_at=sql_clock()).select_related("account")
+    books = list(rows)
+    return books, DatabaseClock(books[0].read_at, before)  # type: ignore[attr-defined]  # annotated
 
 
-def _write(claim: Claim, taken: int, version: int) -> None:
-    (keys,) = draw_keys((Placement, taken))
+def _write(claim: Claim, version: int) -> None:
     writes = Writes()
-    log: list[OrderEvent] = claim.write(writes, keys)
+    log: list[OrderEvent] = claim.write(writes, claim.placement_keys())
     writes.insert(log)
     if not writes.run(AT_VERSION, version):
         raise _Changed

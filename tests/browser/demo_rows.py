@@ -23,6 +23,7 @@ from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from exchanges import runtime  # noqa: E402
+from exchanges.adapters.types import Credentials  # noqa: E402
 from exchanges.models import Instrument  # noqa: E402
 from orders.events import EventsLogged, publish, subscribe  # noqa: E402
 from orders.models import (  # noqa: E402
@@ -63,8 +64,8 @@ def people() -> StrategyAccount:
     if not (user := User.objects.filter(username=USERNAME).first()):
         user = User.objects.create_user(USERNAME, password=PASSWORD)
     owner = make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
-    if not owner.account.api_key:
-        owner.account.api_key, owner.account.api_secret = KEY, SECRET
+    if not owner.account.encrypted_api_key:
+        owner.account.credentials = Credentials(api_key=KEY, api_secret=SECRET)
         owner.account.save()
     return owner
 

@@ -54,7 +54,15 @@ class TestAffectedBy:
     def test_is_everything_for_an_event_that_we_do_not_know(self) -> None:
         unknown = replace(TOLD, type="NEWER_THAN_THIS_PAGE")
 
-        assert affected_by(unknown) == {"positions", "orders", "waiting", "failed", "trades", "streams"}
+        assert affected_by(unknown) == {
+            "positions",
+            "orders",
+            "waiting",
+            "failed",
+            "trades",
+            "streams",
+            "stops",
+        }
 
     @pytest.mark.parametrize(
         ("kind", "names"),

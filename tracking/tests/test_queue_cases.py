@@ -96,11 +96,12 @@ class Desk:
 
     def waiting(self, follower: StrategyAccount | None = None) -> list[Decimal]:
         rows = PendingOrder.objects.filter(strategy_account=follower or self.main)
-        return sorted(rows.values_list("intent__price", flat=True))
+        found = rows.order_by("intent__price").values_list("intent__price", flat=True)
+        return [price for price in found if price is not None]
 
     def each_was_sent_once(self) -> None:
         """Every placement that stands written down was accepted once, and nothing else ever was."""
-        accepted = Counter(self.simulator.ledger()["accepted"])
+        accepted: Counter[str] = Counter(self.simulator.ledger()["accepted"])
         placed = Placement.objects.filter(outcome="PLACED").values_list("client_order_id", flat=True)
         assert accepted == Counter(placed)
 
