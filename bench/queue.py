@@ -24,6 +24,7 @@ from bench.results import Target, at_most, machine, summary_json
 from bench.stack import ROOT, NotReady, Site, ending_in_good_order, running_site, simulators
 
 ROUNDS, QUICK_ROUNDS = 40, 8
+PLANS = 4  # of one book, more in each round: it is over in a moment
 SWEEPS_EVERY = 4  # rounds: planning a thousand books takes a while
 LATENCIES = (0, 20, 50)
 # The promises.
@@ -119,6 +120,7 @@ class Results:
                     "exchange_latency_ms": one.latency_ms,
                     "allowed_ms": one.allowed_ms,
                     "answer_ms": summary_json(one.summary()),
+                    "empty_book_ms": summary_json(Summary.of(one.empty)),
                     "canceled": one.canceled,
                     "submitted": one.submitted,
                 }
@@ -181,10 +183,12 @@ def _swaps(results: Results) -> str:
             str(one.summary().count),
             *map(milliseconds, (one.summary().minimum, one.summary().p50, one.summary().p95)),
             milliseconds(one.allowed_ms),
+            milliseconds(median(one.empty)),
         )
         for one in results.swaps
     ]
-    return table(("exchange latency", "n", "min", "p50", "p95", "wanted: 2 x latency + 50"), rows)
+    head = ("exchange latency", "n", "min", "p50", "p95", "2 x latency + 50", "into an empty book, p50")
+    return table(head, rows)
 
 
 # --- measuring ------------------------------------------------------------------------------------------
@@ -260,7 +264,7 @@ def measure(site: Site, results: Results, lengths: Sequence[Length]) -> None:
         results.found = {length: {} for length in lengths}
         say("rebalancing ...")
         for number in range(-1, results.rounds):  # the first round only warms up
-            for question in TITLES:
+            for question in (*["plan"] * PLANS, *TITLES):
                 for length, process in working.items():
                     if question == "sweep" and (length.books == 1 or number % SWEEPS_EVERY):
                         continue

@@ -17,6 +17,7 @@ CAP = 20
 BEST_WAITING = 40_000  # and down from there; what rests is above it
 WORST_RESTING = 57_000
 TABLES = (Book, WebhookDelivery, OrderIntent, Placement, OpenOrder, PendingOrder)
+EARLIER = "pattern.created_at - interval '1 hour'"
 STRIDE = 7919  # a prime: steps through all prices in an order that looks like none
 
 
@@ -44,6 +45,7 @@ def fill(waiting_pk: int, resting_pk: int, *, waiting: int, books: int) -> None:
         "SELECT id, price, book_id FROM orders_orderintent WHERE uid LIKE 'W%%'",
         intent_id="s.id",
         sort_price="s.price",
+        created_at=EARLIER,
         book_id="s.book_id",
     )
     if books > 1:
@@ -97,15 +99,15 @@ def _intents(pattern_pk: int, each: int, books: int, *, prefix: str, price: str,
         book_id="s.book",
         symbol="s.symbol",
         price=price,
+        created_at=EARLIER,
     )
 
 
 def _copy(model: type[models.Model], pattern_pk: int, source: str, **changes: str) -> None:
     """Insert a copy of one row for each row of `source`, which is `s`, with other values in some columns."""
-    key = model._meta.pk.column
-    columns = [
-        field.column for field in model._meta.local_concrete_fields if field.column != key or key in changes
-    ]
+    key = str(model._meta.pk.column)
+    names = [str(field.column) for field in model._meta.local_concrete_fields]
+    columns = [name for name in names if name != key or key in changes]
     values = [changes.get(column, f"pattern.{column}") for column in columns]
     table = model._meta.db_table
     with connection.cursor() as cursor:

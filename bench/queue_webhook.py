@@ -29,6 +29,7 @@ class Swaps:
 
     latency_ms: int
     answers: list[float] = field(default_factory=list)
+    empty: list[float] = field(default_factory=list)  # into an empty book: as many as the cap rest
     canceled: list[int] = field(default_factory=list)
     submitted: list[int] = field(default_factory=list)
 
@@ -51,9 +52,16 @@ async def measure(site: Site, *, latency_ms: int, rounds: int) -> Swaps:
         async with AsyncExitStack() as stack:
             connection = await Connection.open(HOST, web.port)
             stack.callback(connection.close)
-            for number in range(ACCOUNTS):
-                await _send(site, connection, number, [RESTING + each for each in range(CAP)])
+            for number in range(ACCOUNTS):  # the exchange is told the leverage once
+                await _send(site, connection, number, [RESTING])
+                await _send(site, connection, number, [])
             simulator.set_latency(latency_ms)
+            for number in range(ACCOUNTS):
+                best = [RESTING + each for each in range(CAP)]
+                worse = [WORSE - each for each in range(ORDERS - CAP)]
+                found.empty.append(await _send(site, connection, number, best + worse))
+                if _seen(simulator, number)["resting"] != CAP:
+                    raise WebhookFailed(f"of {ORDERS} orders not {CAP} rest")
             for number in range(ACCOUNTS):  # what a web process does for the first time
                 await _send(site, connection, number, _prices(0))
             for number in range(rounds):
@@ -78,14 +86,16 @@ async def _round(
 
 
 def _seen(simulator: SimulatorProcess, number: int) -> Counter[str]:
-    """Return how many orders of an account the exchange has accepted and how many of them it canceled."""
+    """Return how many orders of an account the exchange has accepted, has canceled, and has resting."""
     rows = simulator.orders(api_key=account_key(number % ACCOUNTS)[0])
-    return Counter(submitted=len(rows), canceled=sum(row["status"] == "CANCELED" for row in rows))
+    status = Counter(row["status"] for row in rows)
+    return Counter(submitted=len(rows), canceled=status["CANCELED"], resting=status["NEW"])
 
 
 async def _send(site: Site, connection: Connection, number: int, prices: Sequence[int]) -> float:
+    """Send LIMIT orders at these prices and return how long the answer took; without any: cancel all."""
     order = {"symbol": "BTC/USDT", "side": "buy", "order_type": "LIMIT", "quantity": "0.005"}
-    orders = [order | {"price": str(price)} for price in prices]
+    orders = [order | {"price": str(price)} for price in prices] or [{"order_type": "CANCEL_ALL_ORDER"}]
     token = site.tokens[single_strategy(number)]
     reply = await connection.send(webhook_request(json.dumps({"token": token, "orders": orders}).encode()))
     answer: dict[str, Any] = json.loads(reply.body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, cast
@@ -127,6 +127,8 @@ def _load_strategy(strategy_id: int) -> StrategyConfig:
     strategy = Strategy.objects.get(pk=strategy_id)
     rows = list(_with_guards(StrategyAccount.objects.filter(strategy_id=strategy_id)).order_by("pk"))
     trips = _open_trips(row.pk for row in rows)
+    mates = tuple(row.pk for row in rows)
+    of_account = _strategy_accounts_of({row.account_id for row in rows})
     return StrategyConfig(
         id=strategy.pk,
         user_id=strategy.user_id,
@@ -135,8 +137,16 @@ def _load_strategy(strategy_id: int) -> StrategyConfig:
         execution_mode=strategy.execution_mode,
         dedupe_window_seconds=strategy.dedupe_window_seconds,
         max_signal_age_seconds=strategy.max_signal_age_seconds,
-        followers=tuple(_follower(row, trips[row.pk]) for row in rows),
+        followers=tuple(_follower(row, trips[row.pk], mates, of_account[row.account_id]) for row in rows),
     )
+
+
+def _strategy_accounts_of(account_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    rows = StrategyAccount.objects.filter(account_id__in=account_ids).order_by("pk")
+    for pk, account_id in rows.values_list("pk", "account_id"):
+        found[account_id].append(pk)
+    return {account_id: tuple(pks) for account_id, pks in found.items()}
 
 
 def _load_guards() -> dict[int, Guards]:
@@ -197,14 +207,19 @@ def guards_for(row: StrategyAccount, trips: Iterable[LossTrip] = ()) -> Guards:
     )
 
 
-def _follower(row: StrategyAccount, trips: Iterable[LossTrip]) -> Follower:
+def _follower(
+    row: StrategyAccount,
+    trips: Iterable[LossTrip],
+    strategy_mates: tuple[int, ...],
+    account_mates: tuple[int, ...],
+) -> Follower:
     return Follower(
         strategy_account_id=row.pk,
         account=row.account,
         allocated_capital=row.allocated_capital,
         leverage=row.leverage,
         is_active=row.is_active and row.account.is_active and not row.account.kill_switch,
-        guards=guards_for(row, trips),
+        guards=replace(guards_for(row, trips), strategy_mates=strategy_mates, account_mates=account_mates),
     )
 
 

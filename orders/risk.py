@@ -49,6 +49,8 @@ class Guards:
     account: str = ""
     exchange: str = ""
     environment: str = ""
+    strategy_mates: tuple[int, ...] = ()  # the strategy accounts of its strategy, itself among them …
+    account_mates: tuple[int, ...] = ()  # … and of its account
     allowlist: frozenset[str] = frozenset()  # as `bare` writes symbols; empty: all
     blocklist: frozenset[str] = frozenset()
     strategy_orders_per_minute: int | None = None

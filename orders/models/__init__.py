@@ -1,5 +1,5 @@
 from orders.models.book import Book
-from orders.models.delivery import DeliveryState, WebhookDelivery
+from orders.models.delivery import DELIVERY_CONTENT, DeliveryState, WebhookDelivery
 from orders.models.event import EventSource, EventType, OrderEvent
 from orders.models.failed_order import MAX_RETRIES, FailedOrder, FailedStatus
 from orders.models.guard import LossKind, LossTrip, ProfitPeak
@@ -10,6 +10,7 @@ from orders.models.pending_order import PendingOrder
 from orders.models.strategy import ExecutionMode, KillSwitch, Strategy, StrategyAccount, UserProfile
 
 __all__ = [
+    "DELIVERY_CONTENT",
     "MAX_RETRIES",
     "Book",
     "CancelReason",

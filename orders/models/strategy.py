@@ -100,6 +100,18 @@ class Strategy(ConfigModel):
     def __str__(self) -> str:
         return self.group_name
 
+    def clean(self) -> None:
+        """Hold the lists against `symbols_valid` where the field does not: what it takes for empty."""
+        faults = {}
+        for name in ("symbol_allowlist", "symbol_blocklist"):
+            value = getattr(self, name)
+            if value in (None, ""):
+                setattr(self, name, [])
+            elif not isinstance(value, list):
+                faults[name] = 'must be a list of symbols, such as ["BTC/USDT", "ETH/USDT"]'
+        if faults:
+            raise ValidationError(faults)
+
     def set_token(self, token: str) -> None:
         self.token_hash = token_hashes(token)[0]
 

@@ -7,7 +7,7 @@ other planners leave alone, so the locks need not outlive the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders.locks import intents_for_update
 from orders.models import (
+    DELIVERY_CONTENT,
     Book,
     CancelReason,
     EventSource,
@@ -33,7 +34,7 @@ from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, prio
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
-from orders.services.guards import denials
+from orders.services.guards import denials, may_deny
 from orders.states import OrderStatus
 from orders.writes import Writes, draw_keys, next_key
 
@@ -98,7 +99,36 @@ class Claim:
                             if not (order.id in without and order.waits)]  # fmt: skip
             self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
             self.accounts[state.book.account_id] = state.book.account
+        self._let_denied_step_aside()
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
+
+    def _let_denied_step_aside(self) -> None:
+        """Plan without what a guard denies by now: nothing is canceled for it, and no slot stays empty."""
+        if not may_deny(self.accounts, version=self._version):
+            return
+        while wanted := {pk: number for number, pk in enumerate(self._wanted) if pk < FRESH}:
+            intents = sorted(OrderIntent.objects.filter(pk__in=wanted), key=lambda one: wanted[one.pk])
+            denied = denials(intents, now=self.now, version=self._version)
+            if not denied:
+                return
+            self._hold(denied)
+            for pk in {intent.book_id for intent in intents if intent.pk in denied}:
+                state = self.states[pk]
+                state.orders = [order for order in state.orders if order.id not in denied]
+                self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
+
+    @property
+    def _wanted(self) -> list[int]:
+        """What waits and is to go out, now or into a slot that is still to be freed, in this order."""
+        plans = list(self.plans.values())
+        return [pk for plan in plans for pk in plan.to_submit] + [
+            pk for plan in plans for pk in plan.to_follow
+        ]
+
+    @property
+    def held_back(self) -> set[int]:
+        """Books where a guard made orders step aside: others may stand behind them."""
+        return {pending.book_id for pending in self._held}
 
     def resting(self, book_id: int, lane: Lane) -> int:
         """How many orders hold a slot of a lane once the plan is carried out."""
@@ -133,6 +163,9 @@ class Claim:
             for pk, intent in intents.items()
             if pk in waiting and intent.home == Home.QUEUE and intent.remaining_quantity > 0
         ]
+        # The best go first: where the exchange takes fewer than we think, the worst are refused.
+        turn = {pk: at for plan in self.plans.values() for at, pk in enumerate(plan.to_submit)}
+        self._intents.sort(key=lambda intent: turn[intent.pk])
         self._hold_back()
         if moving:
             self._move({pk: intents[pk] for pk in moving if pk in intents})
@@ -144,6 +177,9 @@ class Claim:
         if not denied:
             return
         self._intents = [intent for intent in self._intents if intent.pk not in denied]
+        self._hold(denied)
+
+    def _hold(self, denied: Mapping[int, str]) -> None:
         for pending in PendingOrder.objects.filter(pk__in=denied):
             pending.waits_until, pending.reason = self.now + JUDGED_AGAIN, denied[pending.pk][:200]
             self._held.append(pending)
@@ -218,6 +254,7 @@ def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[Or
     """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    rows = rows.defer(*(f"delivery__{one}" for one in DELIVERY_CONTENT))
     if with_keys and (key := next_key(Placement)) is not None:
         rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from exchanges.adapters.types import OrderType
@@ -217,10 +218,16 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
 
 
 def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
-    """Give placements that never left a new deadline. No byte carried their ids, so the ids stand."""
+    """Give placements that never left a new deadline. No byte carried their ids, so the ids stand.
+
+    Only those of the acceptance itself, of the same moment as their intents: what another process took from
+    the queue since is that one's, and may be on the exchange, or filled and its id free for a second order.
+    """
     list(locks.intents_for_update(delivery=delivery).values_list("pk", flat=True))
     rows = Placement.objects.filter(
         intent__delivery=delivery,
+        number=1,
+        created_at=F("intent__created_at"),
         outcome=PlacementOutcome.UNRESOLVED,
         open_order__status=OrderStatus.SUBMITTING,
     ).select_related("intent", "open_order", "account")

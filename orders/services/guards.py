@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
@@ -34,41 +33,44 @@ from orders.services.losses import Held, money_read, positions_read, trips_recor
 from orders.webhook.planning import Pair
 
 WINDOW = timedelta(minutes=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 # Orders of the last minute, no further than the limit. What we denied ourselves has no placement and does
-# not count: who sends too fast is not kept out for longer than he does.
+# not count: who sends too fast is not kept out for longer than he does. Asked row by row and not as EXISTS,
+# which PostgreSQL may answer by hashing all placements there ever were.
 _RECENT = """(SELECT count(*) FROM (
     SELECT 1 FROM orders_orderintent i
-     WHERE i.strategy_account_id IN ({accounts}) AND i.created_at > %s
-       AND (i.home <> 'FAILED' OR EXISTS (SELECT 1 FROM orders_placement p WHERE p.intent_id = i.id))
+     WHERE i.strategy_account_id IN ({ids}) AND i.created_at > %s
+       AND (i.home <> 'FAILED'
+            OR (SELECT p.id FROM orders_placement p WHERE p.intent_id = i.id LIMIT 1) IS NOT NULL)
      LIMIT %s) recent)"""
-_OF_ACCOUNT = "SELECT a.id FROM orders_strategyaccount a WHERE a.account_id = orders_book.account_id"
 
 
 def with_recent_orders(
     books: QuerySet[Book], strategy: StrategyConfig, pairs: Sequence[Pair], *, now: datetime
 ) -> QuerySet[Book]:
-    """Have the books bring along how many orders their strategy and account had within the last minute.
+    """Have the books bring along how many orders their strategy and accounts had within the last minute.
 
     On PostgreSQL the count is of before a lock that had to be waited for: see above.
     """
-    if not pairs:
-        return books
-    guards = [pair.follower.guards for pair in pairs]
-    limit = guards[0].strategy_orders_per_minute
-    if limit is not None:
-        ids = [follower.strategy_account_id for follower in strategy.followers]
-        sql = _RECENT.format(accounts=", ".join(["%s"] * len(ids)))
-        books = books.annotate(strategy_orders=RawSQL(sql, [*ids, _adapted(now - WINDOW), limit]))
-    limits = [one.account_orders_per_minute for one in guards if one.account_orders_per_minute is not None]
-    if limits:
-        sql = _RECENT.format(accounts=_OF_ACCOUNT)
-        books = books.annotate(account_orders=RawSQL(sql, [_adapted(now - WINDOW), max(limits)]))
+    since = connection.ops.adapt_datetimefield_value(now - WINDOW)
+    for number, (ids, limit) in enumerate(_counted({pair.follower.guards for pair in pairs}).items()):
+        sql = _RECENT.format(ids=", ".join(["%s"] * len(ids)))
+        books = books.annotate(**{f"recent_{number}": RawSQL(sql, [*ids, since, limit])})
     return books
 
 
-def _adapted(moment: datetime) -> Any:
-    return connection.ops.adapt_datetimefield_value(moment)
+def _counted(guards: Iterable[Guards]) -> dict[tuple[int, ...], int]:
+    """Return whose orders are counted together, and how far: one count serves an account of one strategy."""
+    counted: dict[tuple[int, ...], int] = {}
+    for one in sorted(guards, key=lambda each: each.strategy_account_id):
+        for ids, limit in (
+            (one.strategy_mates, one.strategy_orders_per_minute),
+            (one.account_mates, one.account_orders_per_minute),
+        ):
+            if limit is not None:
+                counted[ids] = max(limit, counted.get(ids, 0))
+    return counted
 
 
 def pairs_check(
@@ -80,7 +82,8 @@ def pairs_check(
     """
     some = [pair for pair in pairs if pair.problem is None]
     guards = {pair.follower.strategy_account_id: pair.follower.guards for pair in some}
-    facts = _rates(guards.values(), books, now)
+    # Counted for all pairs, those with a problem too: the columns are numbered in that order.
+    facts = _rates({pair.follower.guards for pair in pairs}, books, now)
     if not some or _nothing_to_judge(guards.values(), facts, len(some)):
         return
     orders = [_order_of(pair) for pair in some]
@@ -90,11 +93,14 @@ def pairs_check(
             pair.problem = ErrorType.RISK_LIMIT, denial
 
 
-def _rates(guards: Iterable[Guards], books: Iterable[Book], now: datetime) -> Facts:
-    rows = list(books)
-    strategy = max((getattr(book, "strategy_orders", 0) for book in rows), default=0)
-    accounts = {book.account_id: getattr(book, "account_orders", 0) for book in rows}
-    return Facts(now, {one.strategy_id: strategy for one in guards}, accounts)
+def _rates(guards: Collection[Guards], books: Iterable[Book], now: datetime) -> Facts:
+    row = next(iter(books), None)
+    counts = {ids: getattr(row, f"recent_{n}", 0) for n, ids in enumerate(_counted(guards))}
+    return Facts(
+        now,
+        {one.strategy_id: counts.get(one.strategy_mates, 0) for one in guards},
+        {one.account_id: counts.get(one.account_mates, 0) for one in guards},
+    )
 
 
 def _nothing_to_judge(guards: Iterable[Guards], facts: Facts, number: int) -> bool:
@@ -133,6 +139,13 @@ def _order_of(pair: Pair) -> Order:
     )
 
 
+def may_deny(account_ids: Collection[int], *, version: int) -> bool:
+    """Tell whether a guard of one of these accounts has something to say of what leaves the queue."""
+    known = config.guards_of_all(version=version).values()
+    guards = [one.after_admission() for one in known if one.account_id in account_ids]
+    return not _nothing_to_judge(guards, Facts(_NEVER), 0)
+
+
 def denials(intents: Collection[OrderIntent], *, now: datetime, version: int | None = None) -> dict[int, str]:
     """Return which of these orders may not go to an exchange now, by intent id, each with why.
 
@@ -141,6 +154,8 @@ def denials(intents: Collection[OrderIntent], *, now: datetime, version: int | N
     before it, is. Closing orders are never denied. `version`: of the configuration, where the caller has
     read it (it came with the books); else it is one query. No other query where nothing is set.
     """
+    if not intents:
+        return {}
     version = ConfigVersion.current() if version is None else version
     known = config.guards_of_all(version=version)
     some = [intent for intent in intents if intent.strategy_account_id in known]

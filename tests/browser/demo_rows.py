@@ -64,9 +64,8 @@ def people() -> StrategyAccount:
     if not (user := User.objects.filter(username=USERNAME).first()):
         user = User.objects.create_user(USERNAME, password=PASSWORD)
     owner = make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
-    if not owner.account.encrypted_api_key:
-        owner.account.credentials = Credentials(api_key=KEY, api_secret=SECRET)
-        owner.account.save()
+    owner.account.credentials = Credentials(api_key=KEY, api_secret=SECRET)
+    owner.account.save()
     return owner
 
 

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from orders.listing import EventRow
-from orders.models import EventType, PendingOrder, StrategyAccount
+from orders.models import EventType, LossTrip, PendingOrder, StrategyAccount
 from orders.selectors import Visible
 from orders.tests.rows import (
     NOON,
@@ -169,6 +169,51 @@ class TestNews:
             ("KRW", Decimal(3), Decimal(5)),
             ("USDT", Decimal(3), Decimal(10)),
         ]
+
+
+class TestStops:
+    def trip(self, owner: StrategyAccount, **fields: Any) -> LossTrip:
+        return LossTrip.objects.create(
+            strategy_account=owner,
+            limit=Decimal(10),
+            value=Decimal(15),
+            reason="it fell",
+            tripped_at=NOON,
+            **{"kind": "DRAWDOWN"} | fields,
+        )
+
+    def test_are_shown_from_the_event_on_until_they_are_resumed(
+        self, owner: StrategyAccount, view: LiveView
+    ) -> None:
+        view.snapshot(now=NOON)
+        trip = self.trip(owner)
+        log_event(owner, type=EventType.GUARD)
+
+        added = view.news(now=NOON)
+        trip.resumed_at = NOON
+        trip.save()
+        log_event(owner, type=EventType.GUARD)
+        gone = view.news(now=NOON)
+
+        (step,) = [step for step in added.steps if step.at == "stops-rows"]
+        assert "Drawdown limit reached" in step.html
+        assert "15.00 %" in step.html
+        assert (Do.REMOVE, f"stop-{trip.pk}") in [(step.do, step.at) for step in gone.steps]
+
+    def test_of_a_day_go_with_its_end(self, owner: StrategyAccount, view: LiveView) -> None:
+        trip = self.trip(owner, kind="DAILY_LOSS", day="2026-07-21", ends_at=NOON + timedelta(seconds=20))
+        assert "Daily loss limit reached" in str(view.snapshot(now=NOON).steps)
+
+        later = view.news(now=NOON + timedelta(seconds=31))
+
+        assert (Do.REMOVE, f"stop-{trip.pk}") in [(step.do, step.at) for step in later.steps]
+
+    def test_are_their_owners_only(self, owner: StrategyAccount) -> None:
+        self.trip(owner)
+        stranger = LiveView(Visible(user_id=owner.strategy.user_id + 1), language="en")
+
+        assert "it fell" not in str(stranger.snapshot(now=NOON).steps)
+        assert "stop-" not in str(stranger.snapshot(now=NOON).steps)
 
 
 def html_at(frame: Frame, at: str) -> str:

@@ -25,9 +25,20 @@ from orders.models import (
 from orders.services.queue import sweep
 from orders.states import OrderStatus
 from orders.tests.conftest import _nothing_remembered, exchanges
-from orders.tests.factories import Exchanges, accepted_only, let_lease_end, limit, make_follower, post
+from orders.tests.factories import (
+    Exchanges,
+    Gate,
+    accepted_only,
+    let_lease_end,
+    limit,
+    make_account,
+    make_follower,
+    post,
+    wait_until,
+)
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.tasks import deliveries_take_over
+from tracking.tests.running import streams_process
 
 __all__ = ["_nothing_remembered", "exchanges"]
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -191,3 +202,40 @@ class TestResolver:
 
         assert (resting(), waiting()) == ([90_001, 90_002, 95_000], [90_000])
         assert len(fake.submitted) == 4
+
+
+class TestStreamsProcess:
+    def test_sends_what_is_due_while_another_account_does_not_answer(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        post({"order_type": "CANCEL", "order_id": placement_at(90_002).client_order_id})
+        other = make_follower(follower.strategy, make_account("second"))
+        for row in (follower, other):
+            exchanges.of(row).fails_with = errors.RateLimited("Too many requests.", retry_after=60)
+        post(limit(95_000))
+        assert PendingOrder.objects.exclude(waits_until=None).count() == 2
+        for row in (follower, other):
+            exchanges.of(row).fails_with = None
+        gate = Gate()
+        exchanges.of(follower).before_placing = gate
+        with streams_process():
+            let_back_off_end(follower)
+            try:
+                assert gate.reached.wait(10)
+
+                let_back_off_end(other)
+
+                wait_until(lambda: OpenOrder.objects.filter(strategy_account=other, status="NEW"), seconds=3)
+                assert OpenOrder.objects.filter(strategy_account=follower, status="SUBMITTING").exists()
+            finally:
+                gate.open()
+            wait_until(
+                lambda: OpenOrder.objects.filter(
+                    strategy_account=follower, intent__price=95_000, status="NEW"
+                )
+            )
+
+
+def let_back_off_end(row: StrategyAccount) -> None:
+    ended = database_now() - timedelta(seconds=1)
+    PendingOrder.objects.filter(strategy_account=row).exclude(waits_until=None).update(waits_until=ended)
