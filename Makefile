@@ -18,7 +18,7 @@ SERVICES = DATABASE_URL="$(TEST_DATABASE_URL)" REDIS_URL="$(TEST_REDIS_URL)" \
 PRODUCTION := DEBUG=false HTTPS=true DOTENV=/dev/null SECRET_KEY=a-key-for-the-deployment-check-0123456789-abcdefghijklmnop \
 	FIELD_ENCRYPTION_KEYS=b25lLWtleS1mb3ItdGVzdHMtYW5kLW5vdGhpbmctMDE= ALLOWED_HOSTS=tradehub.example
 
-.PHONY: help demo test test-services test-browser check bench clean requirements format
+.PHONY: help demo test test-services test-browser check bench bench-queue clean requirements format
 
 help:
 	@echo "make demo           run everything here, against a simulated exchange"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-browser   run those that need Chromium"
 	@echo "make check          format, lint, types, layers, migrations, deployment"
 	@echo "make bench          measure the way from webhook to exchange (PostgreSQL)"
+	@echo "make bench-queue    measure what a rebalance costs beside long queues (PostgreSQL)"
 	@echo "make requirements   resolve requirements*.in into pinned, hashed requirements*.txt"
 	@echo "make clean          remove everything that these commands made"
 
@@ -74,6 +75,10 @@ check: $(VENV)/development
 bench: $(VENV)/development
 	@$(BIN)/python tools/need_services.py "$(TEST_DATABASE_URL)" "$(TEST_REDIS_URL)"
 	$(SERVICES) $(BIN)/python -m bench $(ARGS)
+
+bench-queue: $(VENV)/development
+	@$(BIN)/python tools/need_services.py "$(TEST_DATABASE_URL)" "$(TEST_REDIS_URL)"
+	$(SERVICES) $(BIN)/python -m bench.queue $(ARGS)
 
 # --- keeping house ----------------------------------------------------------------------------------
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from bench.clients import CLIENTS
 from bench.latency import OURS, Cell
-from bench.results import Results, machine
+from bench.results import Results, Target, machine
 
-BEGINS = "<!-- written by `make bench ARGS=--write-docs`: begin -->"
-ENDS = "<!-- written by `make bench ARGS=--write-docs`: end -->"
 TITLES = {OURS: "**tradehub**"} | {client.key: client.title for client in CLIENTS}
 
 
@@ -22,32 +20,39 @@ def as_markdown(results: Results) -> str:
         f"Machine: {machine()}; Python {platform.python_version()}, PostgreSQL {results.postgresql}. "
         f"Load average {before:.1f} before the run, {after:.1f} after it. {results.rounds} rounds "
         "(fewer for 60 orders and for the slow bots).",
-        _section("Targets", _targets(results)),
+        section("Targets", targets(results.targets())),
     ]
     if results.cells:
-        parts.append(_section("Latency", _latency(results.cells)))
+        parts.append(section("Latency", _latency(results.cells)))
     if results.loads:
-        parts.append(_section("Throughput, 1 LIMIT per webhook, 0 ms latency", _loads(results)))
+        parts.append(section("Throughput, 1 LIMIT per webhook, 0 ms latency", _loads(results)))
     if results.inside:
-        parts.append(_section("Queries per webhook", _queries(results)))
-        parts.append(_section("Where the time goes", _profile(results)))
+        parts.append(section("Queries per webhook", _queries(results)))
+        parts.append(section("Where the time goes", _profile(results)))
     return "\n\n".join(parts) + "\n"
 
 
-def write_into(page: Path, text: str) -> None:
+def marks(command: str) -> tuple[str, str]:
+    """Return what stands before and after the tables of `make COMMAND` in a page."""
+    written = f"<!-- written by `make {command} ARGS=--write-docs`"
+    return f"{written}: begin -->", f"{written}: end -->"
+
+
+def write_into(page: Path, text: str, *, command: str) -> None:
     """Put the tables between the marks of a page. Raises ValueError when the marks are not there."""
-    head, begins, rest = page.read_text().partition(BEGINS)
-    _, ends, tail = rest.partition(ENDS)
-    if not begins or not ends:
-        raise ValueError(f"{page} has no place for the tables: {BEGINS} … {ENDS}")
-    page.write_text(f"{head}{BEGINS}\n\n{text}\n{ENDS}{tail}")
+    begins, ends = marks(command)
+    head, found, rest = page.read_text().partition(begins)
+    _, found_end, tail = rest.partition(ends)
+    if not found or not found_end:
+        raise ValueError(f"{page} has no place for the tables: {begins} … {ends}")
+    page.write_text(f"{head}{begins}\n\n{text}\n{ends}{tail}")
 
 
-def _section(title: str, table: str) -> str:
-    return f"### {title}\n\n{table}"
+def section(title: str, text: str) -> str:
+    return f"### {title}\n\n{text}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
     """Return an aligned table: the first `words` columns to the left, figures to the right."""
     cells = [list(head), *(list(row) for row in rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
@@ -63,12 +68,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
     return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
 
 
-def _targets(results: Results) -> str:
+def targets(found: Iterable[Target]) -> str:
+    """Return promises, what was measured for each, and whether that is enough."""
     verdict = {True: "met", False: "**not met**", None: "-"}
-    rows = [
-        (one.what, one.wanted, one.measured or "not measured", verdict[one.met]) for one in results.targets()
-    ]
-    return _table(("target (median)", "wanted", "measured", ""), rows, words=4)
+    rows = [(one.what, one.wanted, one.measured or "not measured", verdict[one.met]) for one in found]
+    return table(("target (median)", "wanted", "measured", ""), rows, words=4)
 
 
 def _latency(cells: Sequence[Cell]) -> str:
@@ -81,17 +85,17 @@ def _latency(cells: Sequence[Cell]) -> str:
                     f"{cell.scenario.title}; {cell.latency_ms} ms",
                     TITLES[who],
                     str(answer.count),
-                    _ms(answer.minimum),
-                    _ms(answer.p50),
-                    _ms(answer.p95),
-                    _ms(answer.p99),
-                    _ms(first.p50),
-                    _ms(last.p50),
+                    milliseconds(answer.minimum),
+                    milliseconds(answer.p50),
+                    milliseconds(answer.p95),
+                    milliseconds(answer.p99),
+                    milliseconds(first.p50),
+                    milliseconds(last.p50),
                     f"{cell.ratio(who):.2f}",
                 )
             )
     head = ("sent; exchange latency", "by", "n", "min", "p50", "p95", "p99", "first", "last", "x floor")
-    return _table(head, rows, words=2)
+    return table(head, rows, words=2)
 
 
 def _loads(results: Results) -> str:
@@ -102,12 +106,12 @@ def _loads(results: Results) -> str:
             str(load.processes),
             str(load.webhooks),
             f"{load.per_second:.0f}",
-            _ms(load.answer.p50),
-            _ms(load.answer.p95),
+            milliseconds(load.answer.p50),
+            milliseconds(load.answer.p95),
         )
         for load in results.loads
     ]
-    return _table(("senders", "web processes", "webhooks", "webhooks/s", "answer p50", "p95"), rows)
+    return table(("senders", "web processes", "webhooks", "webhooks/s", "answer p50", "p95"), rows)
 
 
 def _queries(results: Results) -> str:
@@ -132,7 +136,7 @@ def _queries(results: Results) -> str:
         "transactions",
         "with BEGIN and COMMIT",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _profile(results: Results) -> str:
@@ -151,8 +155,8 @@ def _profile(results: Results) -> str:
     rows.append(("all of it", *(f"{results.inside[name]['total_ms']:.1f}" for name in names)))
     io = (f"{results.inside[name]['io_processor_ms']:.1f}" for name in names)
     rows.append(("processor time of the exchanges' I/O thread", *io))
-    return _table(("phase: ms / of it processor / of it in the database driver", *names), rows)
+    return table(("phase: ms / of it processor / of it in the database driver", *names), rows)
 
 
-def _ms(value: float) -> str:
+def milliseconds(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"

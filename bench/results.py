@@ -70,19 +70,19 @@ class Results:
 
     def _reached(self, scenario: str, which: str, limit: float, what: str) -> Target:
         found = [cell.summary(OURS, which).p50 for cell in self.cells if cell.scenario.key == scenario]
-        return _at_most(what, limit, max(found) if found else None, "ms, at the slowest latency")
+        return at_most(what, limit, max(found) if found else None, "ms, at the slowest latency")
 
     def _answer(self, scenario: str, limit: float, what: str) -> Target:
         cell = self.cell(scenario, 0)
-        return _at_most(what, limit, None if cell is None else cell.summary(OURS, "answer").p50, "ms")
+        return at_most(what, limit, None if cell is None else cell.summary(OURS, "answer").p50, "ms")
 
     def _ratio(self, scenario: str, limit: float, what: str) -> Target:
         cell = self.cell(scenario, 50)
-        return _at_most(what, limit, None if cell is None else cell.ratio(OURS), "x floor")
+        return at_most(what, limit, None if cell is None else cell.ratio(OURS), "x floor")
 
     def _queries(self) -> Target:
         found = [one["queries"] for one in self.inside.values() if one["books"] == 1]
-        return _at_most(
+        return at_most(
             "queries of a webhook that touches one book",
             QUERIES_ONE_BOOK,
             max(found, default=None),
@@ -94,7 +94,7 @@ class Results:
         more = None
         if one and many:
             more = (many["queries"] - one["queries"]) / (many["books"] - one["books"])
-        return _at_most("queries per further book", QUERIES_PER_FURTHER_BOOK, more, "queries")
+        return at_most("queries per further book", QUERIES_PER_FURTHER_BOOK, more, "queries")
 
     def _throughput(self) -> Target:
         cores = os.cpu_count() or 1
@@ -125,7 +125,7 @@ class Results:
                     "webhooks": load.webhooks,
                     "one_book": load.one_book,
                     "per_second": round(load.per_second, 1),
-                    "answer_ms": _summary_json(load.answer),
+                    "answer_ms": summary_json(load.answer),
                 }
                 for load in self.loads
             ],
@@ -143,7 +143,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {memory:.0f} GiB memory"
 
 
-def _at_most(what: str, limit: float, measured: float | None, unit: str) -> Target:
+def at_most(what: str, limit: float, measured: float | None, unit: str) -> Target:
     wanted = f"at most {limit:g} {unit.split(',')[0]}"
     if measured is None:
         return Target(what, wanted, None, None)
@@ -155,9 +155,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "scenario": cell.scenario.key,
         "exchange_latency_ms": cell.latency_ms,
         "clients": {
-            who: {
-                f"{what}_ms": _summary_json(cell.summary(who, what)) for what in ("answer", "first", "last")
-            }
+            who: {f"{what}_ms": summary_json(cell.summary(who, what)) for what in ("answer", "first", "last")}
             | {"ratio_to_floor": round(cell.ratio(who), 3)}
             for who in cell.samples
         },
@@ -165,7 +163,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _summary_json(summary: Summary) -> dict[str, float]:
+def summary_json(summary: Summary) -> dict[str, float]:
     values: Iterable[tuple[str, float]] = (
         ("count", summary.count),
         ("min", summary.minimum),

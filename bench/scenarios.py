@@ -14,6 +14,7 @@ PAIRS = ACCOUNTS // 2
 PERCENT = 1  # of each account's capital
 CAPITAL = Decimal(10_000)
 LEVERAGE = 10
+ORDERS_PER_MINUTE = 100_000  # the guard counts, and never holds anything back
 # Far below the simulator's fixed prices; (price, quantity) of about the notional that PERCENT buys.
 LEVELS: dict[str, tuple[Decimal, Decimal]] = {
     "BTC/USDT": (Decimal(57000), Decimal("0.017")),
@@ -128,7 +129,7 @@ STRATEGIES: dict[str, tuple[int, ...]] = {
 
 
 def provision_file(tokens: dict[str, str]) -> dict[str, object]:
-    """Return the input of `manage.py provision`: accounts, and strategies that send at once."""
+    """Return the input of `manage.py provision`: accounts, and strategies whose orders pass the queue."""
     user = "bench"
     return {
         "users": [{"username": user}],
@@ -141,6 +142,7 @@ def provision_file(tokens: dict[str, str]) -> dict[str, object]:
                 "environment": "SIMULATOR",
                 "api_key": account_key(number)[0],
                 "api_secret": account_key(number)[1],
+                "max_orders_per_minute": ORDERS_PER_MINUTE,
             }
             for number in range(ACCOUNTS + 1)
         ],
@@ -150,7 +152,8 @@ def provision_file(tokens: dict[str, str]) -> dict[str, object]:
                 "user": user,
                 "token": tokens[name],
                 "market_type": "FUTURES",
-                "execution_mode": "IMMEDIATE",
+                "execution_mode": "QUEUED",
+                "max_orders_per_minute": ORDERS_PER_MINUTE,
                 "accounts": [
                     {"account": f"account-{number}", "allocated_capital": str(CAPITAL), "leverage": LEVERAGE}
                     for number in numbers

@@ -118,10 +118,11 @@ class Databases:
 class Site:
     """What all measurements share: secrets, the base database, the folder for logs."""
 
-    def __init__(self, databases: Databases, ports: Ports, folder: Path) -> None:
+    def __init__(self, databases: Databases, ports: Ports, folder: Path, *, cap: int) -> None:
         self.databases = databases
         self.ports = ports
         self.folder = folder
+        self.cap = cap  # LIMIT orders that rest per book
         self.tokens = {name: secrets.token_urlsafe(16) for name in STRATEGIES}
         self._secrets = {
             "SECRET_KEY": secrets.token_urlsafe(50),
@@ -142,6 +143,7 @@ class Site:
                 "PYTHONUNBUFFERED": "1",
                 "DATABASE_URL": database_url,
                 "SIMULATOR_URL": simulator_url,
+                "QUEUE_LIMIT_CAP": str(self.cap),
             }
         )
 
@@ -158,10 +160,10 @@ class Site:
 
 
 @contextmanager
-def running_site(database_url: str, *, first_port: int) -> Iterator[Site]:
-    """A prepared site; its databases are dropped at the end."""
+def running_site(database_url: str, *, first_port: int, cap: int) -> Iterator[Site]:
+    """A prepared site; its databases are dropped at the end. `cap`: LIMIT orders that rest per book."""
     with tempfile.TemporaryDirectory(prefix="tradehub-bench-") as folder:
-        site = Site(Databases(database_url), Ports(first_port), Path(folder))
+        site = Site(Databases(database_url), Ports(first_port), Path(folder), cap=cap)
         try:
             site.prepare()
             yield site

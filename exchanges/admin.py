@@ -33,7 +33,10 @@ class AccountForm(forms.ModelForm[Account]):
 
     class Meta:
         model = Account
-        fields = ("user", "name", "exchange", "account_type", "environment", "is_active", "kill_switch")
+        fields = (
+            "user", "name", "exchange", "account_type", "environment", "is_active", "kill_switch",
+            "queue_limit_cap", "queue_stop_cap", "queue_total_cap", "max_orders_per_minute",
+        )  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,10 +84,12 @@ class AccountAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
     list_filter = ("exchange", "environment", "account_type", "is_active", "kill_switch", "user")
     search_fields = ("name", "user__username")
     list_select_related = ("user",)
-    actions = ("pause", "resume")
+    actions: tuple[str, ...] = ("pause", "resume")
     fieldsets = (
         (None, {"fields": ("name", "user", "exchange", "account_type", "environment")}),
         ("Credentials", {"fields": ("new_api_key", "new_api_secret", "new_passphrase")}),
+        ("Guards", {"fields": ("max_orders_per_minute",)}),
+        ("The queue", {"fields": ("queue_limit_cap", "queue_stop_cap", "queue_total_cap")}),
         ("Switches", {"fields": ("is_active", "kill_switch")}),
     )
 

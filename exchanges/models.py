@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F
@@ -134,6 +135,13 @@ class Account(ConfigModel):
         validators=[MinValueValidator(1)],
         help_text="Most orders of both kinds resting per symbol; empty: the sum of the two.",
     )
+    max_orders_per_minute = models.PositiveIntegerField(
+        default=300,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Of all strategies together; empty: no limit.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -143,6 +151,25 @@ class Account(ConfigModel):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Refuse a queue cap that says nothing, or that seems to raise what it can only lower."""
+        faults: dict[str, str] = {}
+        limit, stop = self.queue_limit_cap, self.queue_stop_cap
+        most = settings.QUEUE_LIMIT_CAP
+        limits = most if limit is None else min(limit, most)
+        stops = -(-limits // 4)
+        for name, value, highest, what in (
+            ("queue_limit_cap", limit, most, "QUEUE_LIMIT_CAP"),
+            ("queue_stop_cap", stop, stops, "a quarter of the LIMIT cap"),
+            ("queue_total_cap", self.queue_total_cap, limits + min(stops, stop or stops), "the sum of both"),
+        ):
+            if value is not None and value < 1:
+                faults[name] = f"must be at least 1; it is {value}. Leave it empty for the usual cap"
+            elif value is not None and value > highest:
+                faults[name] = f"can only lower the cap: at most {highest} ({what}); it is {value}"
+        if faults:
+            raise ValidationError(faults)
 
     @property
     def credentials(self) -> Credentials:

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from notifications.models import Alert, Chat
+from notifications.models import Alert, Chat, GuardAlert
 
 
 class RecordAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
@@ -27,6 +27,13 @@ class AlertAdmin(RecordAdmin):
     list_display = ("failed_order_id", "outcome", "at")
     list_filter = ("outcome", "at")
     search_fields = ("=failed_order_id",)
+
+
+@admin.register(GuardAlert)
+class GuardAlertAdmin(RecordAdmin):
+    list_display = ("trip_id", "outcome", "at")
+    list_filter = ("outcome", "at")
+    search_fields = ("=trip_id",)
 
 
 @admin.register(Chat)

@@ -1,4 +1,4 @@
-"""Alerts of failed orders: which still wait, telling them, and giving up after a day."""
+"""Alerts of failed orders and loss guards: which still wait, telling them, and giving up after a day."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from notifications import chats, formatting, telegram
+from notifications import chats, formatting, guard_alerts, telegram
 from notifications.models import Alert, AlertOutcome
 from orders.models import DeliveryState, FailedOrder, FailedStatus, UserProfile
 
@@ -34,7 +34,7 @@ def alerts_deliver() -> None:
         return
     _drop_overdue()
     give_up_at = time.monotonic() + RUN_SECONDS
-    while _waiting().exists():
+    while guard_alerts.waiting().exists() or _waiting().exists():
         pause = _tell_next()
         if time.monotonic() + pause > give_up_at:
             return
@@ -50,6 +50,12 @@ def _tell_next() -> float:
     """Send one message if one can be sent; return how many seconds to wait before the next."""
     if held := chats.turn_take():
         return held
+    if (trip := guard_alerts.first_waiting()) is not None:  # rare, and the more urgent news
+        pause = _send(guard_alerts.message_of(trip), about="a loss guard")
+        if not pause:
+            guard_alerts.done([trip.pk], AlertOutcome.SENT)
+            chats.turn_end(hold_seconds=chats.PACE_SECONDS)
+        return pause
     now = timezone.now()
     ready = _waiting().filter(
         Q(intent__delivery__state=DeliveryState.ANSWERED) | Q(created_at__lt=now - ANSWERED_WITHIN)
@@ -65,14 +71,21 @@ def _tell_next() -> float:
         language=profile.language if profile else settings.LANGUAGE_CODE,
         time_zone=profile.time_zone if profile else settings.TIME_ZONE,
     )
+    if pause := _send(text, about=f"{len(failures)} failed orders"):
+        return pause
+    _done([failure.id for failure in failures], AlertOutcome.SENT)
+    chats.turn_end(hold_seconds=chats.PACE_SECONDS)
+    return 0.0
+
+
+def _send(text: str, *, about: str) -> float:
+    """Send a message; return 0, or how many seconds nobody writes to the chat now."""
     try:
         telegram.send(text)
     except telegram.NotDelivered as error:
         pause = chats.turn_end_refused(retry_after_seconds=error.retry_after)
-        logger.warning("Alert of %d failed orders waits %.0f s: %s", len(failures), pause, error)
+        logger.warning("Alert of %s waits %.0f s: %s", about, pause, error)
         return pause
-    _done([failure.id for failure in failures], AlertOutcome.SENT)
-    chats.turn_end(hold_seconds=chats.PACE_SECONDS)
     return 0.0
 
 
@@ -80,6 +93,7 @@ def _failures(rows: QuerySet[FailedOrder]) -> list[formatting.Failure]:
     fields = (
         "id", "webhook_id", "symbol", "side", "order_type", "quantity", "price", "stop_price",
         "reason", "error_type", "exchange_error", "status", "created_at",
+        "retry_count",
     )  # fmt: skip
     names = {
         "strategy": F("strategy_account__strategy__group_name"),
@@ -89,6 +103,8 @@ def _failures(rows: QuerySet[FailedOrder]) -> list[formatting.Failure]:
 
 
 def _drop_overdue() -> None:
+    if trips := guard_alerts.drop_older_than(GIVE_UP_AFTER):
+        logger.error("Dropped the alerts of %d loss guards, a day old: %s", len(trips), trips[:100])
     overdue = _waiting().filter(created_at__lt=timezone.now() - GIVE_UP_AFTER)
     if ids := list(overdue.order_by("pk").values_list("pk", flat=True)):
         _done(ids, AlertOutcome.DROPPED)

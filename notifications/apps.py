@@ -12,5 +12,6 @@ class NotificationsConfig(AppConfig):
         from orders import events
 
         events.subscribe(events.OrderFailed, listeners.order_failed)
+        events.subscribe(events.GuardTripped, listeners.guard_tripped)
         events.carry_alerts(chats.is_configured)
         post_migrate.connect(schedule_register, sender=self)

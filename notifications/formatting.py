@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from html import escape
 from itertools import groupby
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext, override
+
+from orders.models.failed_order import MAX_RETRIES
 
 MAX_LENGTH = 3800  # characters with markup; Telegram takes 4,096 without
 ORDERS_NAMED = 3  # of those that failed alike
@@ -27,17 +29,20 @@ ORDER_TYPES = {
     "STOP_MARKET": gettext_noop("Stop market"),
     "STOP_LIMIT": gettext_noop("Stop limit"),
 }
-_REPEAT = gettext_noop("It is not on the exchange. Place it again if you still want it.")
-_LOOK = gettext_noop("Look at the account on the exchange and place the order again if you still want it.")
+_REPEAT = gettext_noop("It is not on the exchange. Retry it on the positions page if you still want it.")
+_LOOK = gettext_noop(
+    "Look at the account on the exchange, then retry the order on the positions page if you still want it."
+)
+_USED_UP = gettext_noop("All retries are used up: send a new signal if you still want it.")
 # Error type, or status of an order that ended on the exchange -> what happened, what to do about it.
 CAUSES: dict[str, tuple[str, str]] = {
     "insufficient_balance": (
         gettext_noop("Insufficient balance"),
-        gettext_noop("Add funds to the account or trade less, then place the order again."),
+        gettext_noop("Add funds to the account, then retry the order on the positions page; or trade less."),
     ),
     "rate_limit": (
         gettext_noop("The exchange's rate limit is reached"),
-        gettext_noop("Wait a minute and place the order again. Send fewer orders at once."),
+        gettext_noop("Wait a minute and retry the order on the positions page. Send fewer orders at once."),
     ),
     "invalid_symbol": (
         gettext_noop("The exchange does not know this symbol"),
@@ -88,6 +93,11 @@ class Failure:
     exchange_error: str
     status: str
     created_at: datetime
+    retry_count: int = 0
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.retry_count >= MAX_RETRIES
 
     @property
     def cause(self) -> str:
@@ -115,6 +125,40 @@ def orders_failed(failures: Sequence[Failure], *, language: str, time_zone: str)
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A loss guard that tripped. `limit` and `value`: quote asset, or percent of a drawdown."""
+
+    kind: str
+    strategy: str
+    account: str
+    limit: Decimal
+    value: Decimal
+    tripped_at: datetime
+    ends_at: datetime | None
+
+
+def guard_tripped(trip: Trip, *, language: str, time_zone: str) -> str:
+    """Return the message about one loss guard."""
+    with override(language):
+        names = {"value": _rounded(trip.value), "limit": _rounded(trip.limit)}
+        if trip.ends_at is None:
+            what = _("Drawdown %(value)s %%, limit %(limit)s %%") % names
+            until = _("Nothing is opened until a person resumes it in the admin, under “Who follows what”.")
+        else:
+            what = _("Realized loss of today %(value)s, limit %(limit)s") % names
+            ends_at = f"{trip.ends_at.astimezone(_zone(time_zone)):%m-%d %H:%M %Z}"
+            until = _("Nothing is opened until %(time)s.") % {"time": ends_at}
+        at = f"{trip.tripped_at.astimezone(_zone(time_zone)):%m-%d %H:%M:%S %Z}"
+        lines = (
+            f"🛑 <b>{_text(_('A loss guard stopped a strategy'))}</b>",
+            f"<b>{_text(trip.strategy)}</b> · {_text(trip.account)} · {at}",
+            _text(what),
+            f"→ {_text(until)} {_text(_('Closing orders go on; what rests stays.'))}",
+        )
+        return "\n".join(lines)
+
+
 def test_message(*, language: str) -> str:
     with override(language):
         return escape(
@@ -123,18 +167,21 @@ def test_message(*, language: str) -> str:
 
 
 def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
-    def key(failure: Failure) -> tuple[str, ...]:
-        return failure.strategy, failure.webhook_id, failure.account, failure.cause, failure.words
+    def key(failure: Failure) -> tuple[str | bool, ...]:
+        return (
+            failure.strategy,
+            failure.webhook_id,
+            failure.account,
+            failure.cause,
+            failure.words,
+            failure.is_used_up,
+        )
 
     return [list(group) for _key, group in groupby(sorted(failures, key=key), key)]
 
 
 def _heading(failure: Failure, time_zone: str) -> str:
-    try:
-        zone = ZoneInfo(time_zone)
-    except (ZoneInfoNotFoundError, ValueError):
-        zone = ZoneInfo("UTC")
-    at = failure.created_at.astimezone(zone)
+    at = failure.created_at.astimezone(_zone(time_zone))
     name, webhook = _text(failure.strategy), _text(failure.webhook_id)
     return f"\n\n<b>{name}</b> · <code>{webhook}</code> · {at:%m-%d %H:%M:%S %Z}"
 
@@ -142,6 +189,8 @@ def _heading(failure: Failure, time_zone: str) -> str:
 def _block(group: Sequence[Failure]) -> str:
     first = group[0]
     cause, advice = CAUSES.get(first.cause, CAUSES["unknown"])
+    if first.is_used_up:
+        advice = _USED_UP
     lines = [f"\n<b>{_text(first.account)}: {_text(_(cause))}</b>"]
     lines += [f"• {_order(failure)}" for failure in group[:ORDERS_NAMED]]
     if more := len(group) - ORDERS_NAMED:
@@ -162,6 +211,17 @@ def _order(failure: Failure) -> str:
     if failure.price is not None:
         text += f" @ {_plain(failure.price)}"
     return _text(text)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+def _rounded(number: Decimal) -> str:
+    return _plain(number.quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def _text(words: object) -> str:

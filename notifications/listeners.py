@@ -12,7 +12,7 @@ from django_q.tasks import async_task
 from redis.exceptions import RedisError
 
 from notifications import chats
-from orders.events import OrderFailed
+from orders.events import GuardTripped, OrderFailed
 
 logger = logging.getLogger(__name__)
 
@@ -57,5 +57,11 @@ _bundler = Bundler(_enqueue, seconds=BUNDLE_SECONDS)
 
 def order_failed(fact: OrderFailed) -> None:
     """Have the alert sent soon. The failed order's row is the alert: what is lost here is only time."""
+    if chats.is_configured():
+        _bundler.ring()
+
+
+def guard_tripped(fact: GuardTripped) -> None:
+    """Have the alert of a loss guard sent soon. The trip's row is the alert."""
     if chats.is_configured():
         _bundler.ring()

@@ -37,3 +37,14 @@ class Alert(models.Model):
 
     def __str__(self) -> str:
         return f"{self.failed_order_id}: {self.outcome}"
+
+
+class GuardAlert(models.Model):
+    """A loss guard's trip whose alert is over and done with; the trip itself is the alert that waits."""
+
+    trip_id = models.BigIntegerField(primary_key=True)
+    outcome = models.CharField(max_length=8, choices=AlertOutcome.choices)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.trip_id}: {self.outcome}"

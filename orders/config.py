@@ -7,15 +7,21 @@ The webhook's first query reads the current version; a cache of another version 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 
+from django.conf import settings
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
 from exchanges.adapters.types import InstrumentSpec, MarketType
 from exchanges.models import Account, AccountType, Instrument
-from orders.models import Strategy, StrategyAccount
+from orders.models import LossTrip, Strategy, StrategyAccount
+from orders.risk import Guards, Trip, bare
 
 T = TypeVar("T")
 
@@ -31,6 +37,7 @@ class Follower:
     allocated_capital: Decimal
     leverage: int
     is_active: bool  # its own switch and the account's; kill switches count as off
+    guards: Guards
 
     @property
     def account_id(self) -> int:
@@ -111,9 +118,17 @@ def instrument_table(key: InstrumentKey, *, version: int) -> InstrumentTable:
     return cache.get(("instruments", *key), version, lambda: _load_instruments(key))
 
 
+def guards_of_all(*, version: int) -> Mapping[int, Guards]:
+    """The guards of every strategy account, for orders that are not a webhook's just now."""
+    return cache.get(("guards",), version, _load_guards)
+
+
 def _load_strategy(strategy_id: int) -> StrategyConfig:
     strategy = Strategy.objects.get(pk=strategy_id)
-    rows = StrategyAccount.objects.filter(strategy_id=strategy_id).select_related("account").order_by("pk")
+    rows = list(_with_guards(StrategyAccount.objects.filter(strategy_id=strategy_id)).order_by("pk"))
+    trips = _open_trips(row.pk for row in rows)
+    mates = tuple(row.pk for row in rows)
+    of_account = _strategy_accounts_of({row.account_id for row in rows})
     return StrategyConfig(
         id=strategy.pk,
         user_id=strategy.user_id,
@@ -122,17 +137,89 @@ def _load_strategy(strategy_id: int) -> StrategyConfig:
         execution_mode=strategy.execution_mode,
         dedupe_window_seconds=strategy.dedupe_window_seconds,
         max_signal_age_seconds=strategy.max_signal_age_seconds,
-        followers=tuple(_follower(row) for row in rows),
+        followers=tuple(_follower(row, trips[row.pk], mates, of_account[row.account_id]) for row in rows),
     )
 
 
-def _follower(row: StrategyAccount) -> Follower:
+def _strategy_accounts_of(account_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    rows = StrategyAccount.objects.filter(account_id__in=account_ids).order_by("pk")
+    for pk, account_id in rows.values_list("pk", "account_id"):
+        found[account_id].append(pk)
+    return {account_id: tuple(pks) for account_id, pks in found.items()}
+
+
+def _load_guards() -> dict[int, Guards]:
+    return guards_read(None)
+
+
+def guards_read(strategy_account_ids: Collection[int] | None) -> dict[int, Guards]:
+    """Read guards as they stand now, past the cache; None: of every strategy account."""
+    known = StrategyAccount.objects.all()
+    rows = list(
+        _with_guards(known if strategy_account_ids is None else known.filter(pk__in=strategy_account_ids))
+    )
+    trips = _open_trips(row.pk for row in rows)
+    return {row.pk: guards_for(row, trips[row.pk]) for row in rows}
+
+
+def _with_guards(rows: QuerySet[StrategyAccount]) -> QuerySet[StrategyAccount]:
+    return rows.select_related("account", "strategy__user__profile")
+
+
+def _open_trips(strategy_account_ids: Iterable[int]) -> defaultdict[int, list[LossTrip]]:
+    """Return what has tripped and was not resumed; days that are over end by their own `ends_at`."""
+    found: defaultdict[int, list[LossTrip]] = defaultdict(list)
+    begun = timezone.now() - timedelta(days=3)
+    rows = LossTrip.objects.filter(
+        strategy_account_id__in=list(strategy_account_ids), resumed_at__isnull=True
+    ).filter(Q(ends_at__isnull=True) | Q(ends_at__gt=begun))
+    for trip in rows.order_by("pk"):
+        found[trip.strategy_account_id].append(trip)
+    return found
+
+
+def guards_for(row: StrategyAccount, trips: Iterable[LossTrip] = ()) -> Guards:
+    """Return what is set for a strategy account, read with its strategy, user, profile and account."""
+    strategy, account = row.strategy, row.account
+    profile = getattr(strategy.user, "profile", None)
+    return Guards(
+        strategy_account_id=row.pk,
+        strategy_id=strategy.pk,
+        account_id=account.pk,
+        strategy=strategy.group_name,
+        account=account.name,
+        exchange=account.exchange,
+        environment=account.environment,
+        allowlist=frozenset(bare(symbol) for symbol in strategy.symbol_allowlist),
+        blocklist=frozenset(bare(symbol) for symbol in strategy.symbol_blocklist),
+        strategy_orders_per_minute=strategy.max_orders_per_minute,
+        account_orders_per_minute=account.max_orders_per_minute,
+        price_deviation_percent=strategy.max_price_deviation_percent,
+        order_notional=row.max_order_notional,
+        position_notional=row.max_position_notional,
+        symbols=row.max_symbols,
+        daily_loss=row.daily_loss_limit,
+        drawdown_percent=row.max_drawdown_percent,
+        capital=row.allocated_capital,
+        time_zone=profile.time_zone if profile else settings.TIME_ZONE,
+        trips=tuple(Trip(trip.kind, trip.reason, trip.ends_at) for trip in trips),
+    )
+
+
+def _follower(
+    row: StrategyAccount,
+    trips: Iterable[LossTrip],
+    strategy_mates: tuple[int, ...],
+    account_mates: tuple[int, ...],
+) -> Follower:
     return Follower(
         strategy_account_id=row.pk,
         account=row.account,
         allocated_capital=row.allocated_capital,
         leverage=row.leverage,
         is_active=row.is_active and row.account.is_active and not row.account.kill_switch,
+        guards=replace(guards_for(row, trips), strategy_mates=strategy_mates, account_mates=account_mates),
     )
 
 

@@ -33,7 +33,14 @@ class OrderFilled:
     intent_id: int
 
 
-Fact = EventsLogged | OrderFailed | OrderFilled
+@dataclass(frozen=True, slots=True)
+class GuardTripped:
+    """A loss guard stopped a strategy account from opening positions."""
+
+    trip_id: int
+
+
+Fact = EventsLogged | OrderFailed | OrderFilled | GuardTripped
 _listeners: dict[type, list[Callable[[Any], None]]] = {}
 _alert_carriers: list[Callable[[], bool]] = []
 

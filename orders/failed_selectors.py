@@ -6,11 +6,10 @@ Quantities in base asset or contracts, prices in quote asset, all Decimal; times
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import chain
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet
@@ -45,14 +44,14 @@ class FailedFilter:
 
 
 def failed_count(visible: Visible, wanted: FailedFilter, *, now: datetime) -> int:
-    return _resolving(visible, wanted, now=now).count() + _failed(visible, wanted).count()
+    return matching_resolving(visible, wanted, now=now).count() + matching_failed(visible, wanted).count()
 
 
 def failed_page(
     visible: Visible, wanted: FailedFilter, *, now: datetime, start: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Return rows `start` to `start + size` and how many there are: the resolving first, then the latest."""
-    resolving, failed = _resolving(visible, wanted, now=now), _failed(visible, wanted)
+    resolving, failed = matching_resolving(visible, wanted, now=now), matching_failed(visible, wanted)
     unknown = resolving.count()
     total = unknown + failed.count()
     rows = (
@@ -64,14 +63,18 @@ def failed_page(
     return rows, total
 
 
-def failed_stream(visible: Visible, wanted: FailedFilter, *, now: datetime) -> Iterator[dict[str, Any]]:
+def failed_stream(
+    visible: Visible, wanted: FailedFilter, *, now: datetime
+) -> Generator[dict[str, Any], None, None]:
     """Read them all, a chunk at a time, in the list's order."""
-    resolving = _told_resolving(_resolving(visible, wanted, now=now))
-    failed = _told_failed(_failed(visible, wanted))
-    return map(_row, chain(resolving.iterator(CHUNK), failed.iterator(CHUNK)))
+    resolving = _told_resolving(matching_resolving(visible, wanted, now=now))
+    failed = _told_failed(matching_failed(visible, wanted))
+    for rows in (resolving, failed):
+        for told in rows.iterator(CHUNK):
+            yield _row(told)
 
 
-def _failed(visible: Visible, wanted: FailedFilter) -> QuerySet[FailedOrder]:
+def matching_failed(visible: Visible, wanted: FailedFilter) -> QuerySet[FailedOrder]:
     if wanted.status == RESOLVING:
         return FailedOrder.objects.none()
     rows = FailedOrder.objects.filter(visible.rows())
@@ -88,7 +91,7 @@ def _failed(visible: Visible, wanted: FailedFilter) -> QuerySet[FailedOrder]:
     return rows.filter(**{name: value for name, value in conditions.items() if value is not None})
 
 
-def _resolving(visible: Visible, wanted: FailedFilter, *, now: datetime) -> QuerySet[OpenOrder]:
+def matching_resolving(visible: Visible, wanted: FailedFilter, *, now: datetime) -> QuerySet[OpenOrder]:
     if wanted.status not in (None, RESOLVING) or wanted.error_type is not None:
         return OpenOrder.objects.none()
     rows = OpenOrder.objects.filter(

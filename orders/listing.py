@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from orders.models import MAX_RETRIES
+
 RESOLVING = "resolving"
+MANY_WAITING = 1000  # a book's waiting orders are counted up to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,15 @@ class TradeRow:
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A failed order, or one whose outcome is still unknown (`status` is RESOLVING)."""
+    """A failed order, or one whose outcome is still unknown (`status` is RESOLVING).
+
+    `id`: the failed order's, for one that is resolving its intent's. `last_price`: the market's, beside the
+    price that was asked for: a retry is still the order that was asked for.
+    """
 
     key: str
+    id: int
+    uid: str  # the order's own, for life
     symbol: str
     market_type: str
     strategy: str
@@ -100,13 +109,91 @@ class FailedRow:
     exchange_error: str
     error_type: str
     retry_count: int
+    next_retry_at: datetime | None
     created_at: datetime
+    last_price: Decimal | None
+    last_price_is_stale: bool
     tick_size: Decimal | None
     lot_step: Decimal | None
+    needs_decision: bool = False  # unknown for so long that a person may decide what became of it
 
     @property
     def is_resolving(self) -> bool:
         return self.status == RESOLVING
+
+    @property
+    def max_retries(self) -> int:
+        return MAX_RETRIES
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.retry_count >= MAX_RETRIES
+
+    @property
+    def can_retry(self) -> bool:
+        return not self.is_resolving and not self.is_used_up
+
+
+@dataclass(frozen=True, slots=True)
+class BookRow:
+    """The heading of a book's waiting orders: how many of its slots are taken, and how many wait."""
+
+    key: str
+    symbol: str
+    market_type: str
+    account: str
+    limit_resting: int  # those of others included
+    limit_cap: int
+    stop_resting: int
+    stop_cap: int
+    waiting: int  # of those that the reader may see; at most MANY_WAITING + 1
+    shown: int
+
+    is_book = True
+
+    @property
+    def hidden(self) -> int:
+        return max(0, self.waiting - self.shown)
+
+    @property
+    def waiting_text(self) -> str:
+        return _at_most(self.waiting, MANY_WAITING)
+
+    @property
+    def hidden_text(self) -> str:
+        return _at_most(self.hidden, MANY_WAITING - self.shown)
+
+
+def _at_most(count: int, most: int) -> str:
+    return f"{most}+" if count > most else str(count)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRow:
+    """An order in the queue. `place`: 1 is the next of its book and lane; None while it is put off."""
+
+    key: str
+    symbol: str
+    market_type: str
+    strategy: str
+    account: str
+    lane: str
+    place: int | None
+    side: str
+    order_type: str
+    price: Decimal | None
+    stop_price: Decimal | None
+    quantity: Decimal  # what is left of it
+    reduce_only: bool
+    reason: str
+    waits_until: datetime | None
+    retry_count: int
+    is_retry: bool
+    created_at: datetime
+    tick_size: Decimal | None
+    lot_step: Decimal | None
+
+    is_book = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +222,17 @@ class EventRow:
     @property
     def shows_fill(self) -> bool:
         return bool(self.filled_quantity) and self.filled_quantity != self.quantity
+
+
+@dataclass(frozen=True, slots=True)
+class StopRow:
+    """A loss guard that keeps a strategy account from opening positions."""
+
+    key: str
+    kind: str
+    strategy: str
+    account: str
+    limit: Decimal  # quote asset, or percent of a drawdown
+    value: Decimal
+    tripped_at: datetime
+    ends_at: datetime | None  # None: until a person resumes it

@@ -44,6 +44,11 @@ def _time_zone(value: Any) -> Any:
 Secret = Annotated[SecretStr, BeforeValidator(_secret), Field(min_length=1)]
 Token = Annotated[SecretStr, BeforeValidator(_secret), Field(min_length=8, max_length=128)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
+Limit = Annotated[Decimal, Field(gt=0, max_digits=38, decimal_places=18)]  # of a guard; null: none
+Percent = Annotated[Decimal, Field(gt=0, le=100, max_digits=38, decimal_places=18)]
+Count = Annotated[int, Field(ge=1, le=32_767)]
+Rate = Annotated[int, Field(ge=1, le=2_147_483_647)]
+Symbol = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[^:\s]+$")]
 
 
 class _Entry(BaseModel):
@@ -77,6 +82,10 @@ class AccountEntry(_Entry):
     api_secret: Secret
     passphrase: Annotated[SecretStr, BeforeValidator(_secret)] = SecretStr("")
     is_active: bool = True
+    queue_limit_cap: Count | None = None
+    queue_stop_cap: Count | None = None
+    queue_total_cap: Count | None = None
+    max_orders_per_minute: Rate | None = 300
 
 
 class FollowerEntry(_Entry):
@@ -84,6 +93,11 @@ class FollowerEntry(_Entry):
     allocated_capital: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=18)]
     leverage: Annotated[int, Field(ge=1, le=125)] = 1
     is_active: bool = True
+    max_order_notional: Limit | None = None
+    max_position_notional: Limit | None = None
+    max_symbols: Count | None = None
+    daily_loss_limit: Limit | None = None
+    max_drawdown_percent: Percent | None = None
 
 
 class StrategyEntry(_Entry):
@@ -91,10 +105,14 @@ class StrategyEntry(_Entry):
     user: str
     token: Token
     market_type: Market = Market.SPOT
-    execution_mode: ExecutionMode = ExecutionMode.IMMEDIATE
+    execution_mode: ExecutionMode = ExecutionMode.QUEUED
     is_active: bool = True
     dedupe_window_seconds: Annotated[int, Field(ge=0, le=86_400)] = 0
     max_signal_age_seconds: Annotated[int, Field(ge=1)] | None = None
+    symbol_allowlist: list[Symbol] = []
+    symbol_blocklist: list[Symbol] = []
+    max_orders_per_minute: Rate | None = 300
+    max_price_deviation_percent: Limit | None = None
     accounts: list[FollowerEntry] = []
 
 

@@ -11,25 +11,24 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import Now
 
 from exchanges.models import Instrument, LastPrice
-from orders.listing import RESOLVING, EventRow, FailedRow, OpenOrderRow, PositionRow, TradeRow
+from orders.listing import EventRow, OpenOrderRow, PositionRow, StopRow, TradeRow
 from orders.models import (
-    FailedOrder,
-    FailedStatus,
+    LossTrip,
     OpenOrder,
     OrderEvent,
     StrategyAccount,
     StrategyPosition,
     Trade,
 )
-from orders.states import OrderStatus
 
 POSITIONS_SHOWN = 300
 OPEN_ORDERS_SHOWN = 300
 TRADES_SHOWN = 50
-FAILED_SHOWN = 50
+STOPS_SHOWN = 20
 FLAT_SHOWN_FOR = timedelta(hours=24)  # a closed position stays in sight with what it earned
 PRICE_FRESH_FOR = timedelta(seconds=62)  # prices are refreshed every 31 s at the latest: two misses are stale
 RESOLVING_AFTER = timedelta(seconds=5)  # a submission normally answers long before
@@ -51,6 +50,15 @@ class Visible:
             condition &= Q(strategy_account_id=self.strategy_account_id)
         return condition
 
+    def holds(self) -> Case:
+        """`rows` as a column: whether the reader may see a row that is read for another reason."""
+        condition = self.rows()
+        return (
+            Case(When(condition, then=Value(True)), default=Value(False))
+            if condition
+            else Case(default=Value(True))
+        )
+
     def events(self) -> QuerySet[OrderEvent]:
         """The part of the event log that may be shown, in no particular order."""
         events = OrderEvent.objects.all()
@@ -71,7 +79,7 @@ def positions(visible: Visible, *, now: datetime) -> list[PositionRow]:
     rows = StrategyPosition.objects.filter(visible.rows()).filter(
         ~Q(quantity=Decimal(0)) | Q(last_executed_at__gte=now - FLAT_SHOWN_FOR)
     )
-    told = _read(
+    told = read(
         rows.order_by("strategy_account__strategy__group_name", "account__name", "symbol", "pk"),
         limit=POSITIONS_SHOWN,
         pk="pk",
@@ -80,11 +88,11 @@ def positions(visible: Visible, *, now: datetime) -> list[PositionRow]:
         quantity="quantity",
         average_price="average_price",
         realized_pnl="realized_pnl",
-        quote_asset=_instrument("quote_asset"),
-        multiplier=_instrument("contract_multiplier"),
-        last_price=_last_price("price"),
-        seen_at=_last_price("seen_at"),
-        **_whose(),
+        quote_asset=instrument_of("quote_asset"),
+        multiplier=instrument_of("contract_multiplier"),
+        last_price=last_price_of("price"),
+        seen_at=last_price_of("seen_at"),
+        **whose(),
     )
     return sorted((_position_row(row, now=now) for row in told), key=lambda row: row.is_flat)
 
@@ -112,7 +120,7 @@ def _position_row(told: dict[str, Any], *, now: datetime) -> PositionRow:
 
 def open_orders(visible: Visible, *, now: datetime) -> list[OpenOrderRow]:
     """The newest first."""
-    told = _read(
+    told = read(
         OpenOrder.objects.filter(visible.rows()).order_by("-intent_id"),
         limit=OPEN_ORDERS_SHOWN,
         pk="intent_id",
@@ -122,15 +130,15 @@ def open_orders(visible: Visible, *, now: datetime) -> list[OpenOrderRow]:
         status="status",
         client_order_id="placement__client_order_id",
         submitted_at="submitted_at",
-        **_what("intent__"),
-        **_whose("intent__"),
+        **what("intent__"),
+        **whose("intent__"),
     )
     return [OpenOrderRow(key=f"order-{row.pop('pk')}", **row) for row in told]
 
 
 def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
     """What the last orders did, the latest fill first."""
-    told = _read(
+    told = read(
         Trade.objects.filter(visible.rows()).order_by("-last_executed_at", "-pk"),
         limit=TRADES_SHOWN,
         pk="pk",
@@ -141,10 +149,10 @@ def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
         average_price="average_price",
         notional="notional",
         realized_pnl="realized_pnl",
-        quote_asset=_instrument("quote_asset"),
+        quote_asset=instrument_of("quote_asset"),
         fees="fees",
         executed_at="last_executed_at",
-        **_whose(),
+        **whose(),
     )
     for row in told:
         row["key"] = f"trade-{row.pop('pk')}"
@@ -153,54 +161,9 @@ def recent_trades(visible: Visible, *, now: datetime) -> list[TradeRow]:
     return [TradeRow(**row) for row in told]
 
 
-def failed_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
-    """Orders whose outcome is unknown for longer than it should be, then the latest failed ones."""
-    return [*_resolving_orders(visible, now=now), *_failed_orders(visible)]
-
-
-def _resolving_orders(visible: Visible, *, now: datetime) -> list[FailedRow]:
-    rows = OpenOrder.objects.filter(visible.rows()).filter(
-        status=OrderStatus.SUBMITTING, submitted_at__lt=now - RESOLVING_AFTER
-    )
-    told = _read(
-        rows.order_by("-intent_id"),
-        limit=FAILED_SHOWN,
-        pk="intent_id",
-        quantity="intent__quantity",
-        filled="intent__filled_quantity",
-        exchange_error="placement__exchange_words",
-        retry_count="intent__retry_count",
-        created_at="submitted_at",
-        **_what("intent__"),
-        **_whose("intent__"),
-    )
-    for row in told:
-        row["key"] = f"resolving-{row.pop('pk')}"
-        row["quantity"] = max(row["quantity"] - row.pop("filled"), Decimal(0))
-    return [FailedRow(status=RESOLVING, reason="", error_type="", **row) for row in told]
-
-
-def _failed_orders(visible: Visible) -> list[FailedRow]:
-    told = _read(
-        FailedOrder.objects.filter(visible.rows()).exclude(status=FailedStatus.REMOVED).order_by("-pk"),
-        limit=FAILED_SHOWN,
-        pk="pk",
-        quantity="quantity",
-        status="status",
-        reason="reason",
-        exchange_error="exchange_error",
-        error_type="error_type",
-        retry_count="retry_count",
-        created_at="created_at",
-        **_what(),
-        **_whose(),
-    )
-    return [FailedRow(key=f"failed-{row.pop('pk')}", **row) for row in told]
-
-
 def event_rows(events: QuerySet[OrderEvent], *, limit: int) -> list[EventRow]:
     """Read lines of the log with what they speak of, in one query, in the order asked for."""
-    told = _read(
+    told = read(
         events,
         limit=limit,
         id="id",
@@ -238,33 +201,36 @@ def strategy_accounts(user_id: int | None) -> QuerySet[StrategyAccount]:
     return rows.order_by("strategy__group_name", "account__name", "pk")
 
 
-def _read(rows: QuerySet[Any], *, limit: int, **columns: str | Subquery) -> list[dict[str, Any]]:
+# --- columns: for the selectors of this room ---------------------------------------------------------
+
+
+def read(rows: QuerySet[Any], *, limit: int, **columns: str | Subquery) -> list[dict[str, Any]]:
     """Read just these columns, without making models of them: it is done for every look of every page."""
     names = tuple(columns)
     return [dict(zip(names, values, strict=True)) for values in rows.values_list(*columns.values())[:limit]]
 
 
-def _whose(order: str = "") -> dict[str, str | Subquery]:
+def whose(order: str = "") -> dict[str, str | Subquery]:
     """Whose a row is, and its instrument's grid. `order` is the path to its symbol and market."""
     return {
         "strategy": "strategy_account__strategy__group_name",
         "account": "strategy_account__account__name",
-        "tick_size": _instrument("tick_size", order),
-        "lot_step": _instrument("lot_step", order),
+        "tick_size": instrument_of("tick_size", order),
+        "lot_step": instrument_of("lot_step", order),
     }
 
 
-def _what(order: str = "") -> dict[str, str]:
+def what(order: str = "") -> dict[str, str]:
     names = ("symbol", "market_type", "side", "order_type", "price", "stop_price")
     return {name: order + name for name in names}
 
 
-def _instrument(field: str, order: str = "") -> Subquery:
+def instrument_of(field: str, order: str = "") -> Subquery:
     return Subquery(Instrument.objects.filter(**_same_market(order)).order_by().values(field)[:1])
 
 
-def _last_price(field: str) -> Subquery:
-    return Subquery(LastPrice.objects.filter(**_same_market()).values(field)[:1])
+def last_price_of(field: str, order: str = "") -> Subquery:
+    return Subquery(LastPrice.objects.filter(**_same_market(order)).values(field)[:1])
 
 
 def _same_market(order: str = "") -> dict[str, Any]:
@@ -285,3 +251,30 @@ def _decimal(text: object) -> Decimal | None:
 
 def _quote_of(symbol: str) -> str:
     return symbol.rpartition("/")[2] if "/" in symbol else ""
+
+
+def held_trips() -> QuerySet[LossTrip]:
+    """The trip that keeps a strategy account (the outer query's) from opening positions now."""
+    holding = Q(ends_at__isnull=True) | Q(ends_at__gt=Now())
+    return LossTrip.objects.filter(
+        holding, strategy_account=OuterRef("pk"), resumed_at__isnull=True
+    ).order_by("-pk")
+
+
+def stops(visible: Visible, *, now: datetime) -> list[StopRow]:
+    """The loss guards that hold, the newest first."""
+    holding = Q(ends_at__isnull=True) | Q(ends_at__gt=now)
+    rows = LossTrip.objects.filter(visible.rows(), holding, resumed_at__isnull=True).order_by("-pk")
+    told = read(
+        rows,
+        limit=STOPS_SHOWN,
+        pk="pk",
+        kind="kind",
+        limit_value="limit",
+        value="value",
+        tripped_at="tripped_at",
+        ends_at="ends_at",
+        strategy="strategy_account__strategy__group_name",
+        account="strategy_account__account__name",
+    )
+    return [StopRow(key=f"stop-{row.pop('pk')}", limit=row.pop("limit_value"), **row) for row in told]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection, models, transaction
+from django.db.models.expressions import RawSQL
 
 from orders.statements import (
     Statement,
@@ -49,6 +50,15 @@ def draw_keys(*wanted: tuple[type[models.Model], int]) -> list[list[int]]:
     for (number, _, _), found in zip(some, drawn, strict=True):
         keys[number] = found
     return keys
+
+
+def next_key(model: type[models.Model]) -> RawSQL | None:
+    """Return a drawn key as a column of a query that is made anyway, one per row. None on SQLite."""
+    if connection.vendor != "postgresql":
+        return None
+    sequence = [quoted(model._meta.db_table), pk_field(model).column]
+    sql = "nextval((SELECT pg_get_serial_sequence(%s, %s)::regclass))"
+    return RawSQL(sql, sequence, output_field=models.BigIntegerField())
 
 
 def _draw_on_sqlite(model: type[models.Model], count: int) -> list[int]:

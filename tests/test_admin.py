@@ -22,11 +22,13 @@ from django_q.signing import SignedPackage
 
 from exchanges.administration import HistoryAdmin
 from exchanges.models import Account, Ban, ConfigVersion, LastPrice
-from notifications.models import Alert, Chat
+from notifications.models import Alert, Chat, GuardAlert
 from orders.models import (
     FailedOrder,
     KillSwitch,
+    LossTrip,
     OrderEvent,
+    ProfitPeak,
     Strategy,
     StrategyAccount,
     Trade,
@@ -98,6 +100,12 @@ def make_rows(number: int) -> None:
     UnmatchedReport.objects.create(account=account, market_type="FUTURES", received_at=NOON)
     Lease.objects.create(name=name)
     Chat.objects.create(name=name, held_until=NOON)
+    GuardAlert.objects.create(trip_id=number, outcome="SENT", at=NOON)
+    LossTrip.objects.create(
+        strategy_account=follower, kind="DRAWDOWN", limit=Decimal(10), value=Decimal(11), reason="it fell",
+        tripped_at=NOON,
+    )  # fmt: skip
+    ProfitPeak.objects.create(strategy_account=follower, profit=Decimal(5), seen_at=NOON)
     Alert.objects.create(failed_order_id=number, outcome="SENT", at=NOON)
     AccessAttempt.objects.create(username=name, ip_address="203.0.113.7", failures_since_start=1)
     AccessLog.objects.create(username=name, ip_address="203.0.113.7")

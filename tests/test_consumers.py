@@ -278,6 +278,48 @@ class TestFollowing:
         assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3
 
 
+class TestFailedFilter:
+    async def test_is_read_from_the_address_and_changed_by_a_message(self, owner: StrategyAccount) -> None:
+        bitcoin = await in_database(make_failed_order)(owner)
+        ether = await in_database(make_failed_order)(owner, symbol="ETH/USDT")
+
+        async with page_of(owner.strategy.user, "symbol=ETH/USDT") as page:
+            first = await page.frame()
+            text = json.dumps({"failed": {"symbol": "BTC/USDT"}})
+            await page.socket.send_input({"type": "websocket.receive", "text": text})
+            changed = await page.until(lambda frame: bool(html_at(frame, "failed-rows")))
+
+        assert f"failed-{ether.pk}" in html_at(first, "failed-rows")
+        assert f"failed-{bitcoin.pk}" not in html_at(first, "failed-rows")
+        assert [step["at"] for step in changed["steps"] if step["do"] == "remove"] == [f"failed-{ether.pk}"]
+        assert f"failed-{bitcoin.pk}" in html_at(changed, "failed-rows")
+
+    async def test_shows_nobody_elses_rows(self, owner: StrategyAccount) -> None:
+        other = await in_database(make_strategy_account)(
+            user=await in_database(make_user)("other"), group_name="secret-plan"
+        )
+        await in_database(make_failed_order)(other)
+
+        async with page_of(owner.strategy.user, f"strategy_account_id={other.pk}") as page:
+            frame = await page.frame()
+
+        assert "secret-plan" not in json.dumps(frame)
+
+    @pytest.mark.parametrize(
+        "asked",
+        [None, [], "x", {"user_id": "1"}, {"status": "removed"}, {"symbol": 1}, {"symbol": ["BTC/USDT"]}],
+    )
+    async def test_that_no_page_of_ours_would_send_ends_the_connection(
+        self, owner: StrategyAccount, asked: object
+    ) -> None:
+        async with page_of(owner.strategy.user) as page:
+            await page.frame()
+            text = json.dumps({"failed": asked})
+            await page.socket.send_input({"type": "websocket.receive", "text": text})
+
+            assert await page.closed_with() == consumers.BAD_MESSAGE
+
+
 class TestResuming:
     async def test_gets_what_was_missed_and_the_state_of_now(self, owner: StrategyAccount) -> None:
         seen = await in_database(log_event)(owner)
@@ -372,7 +414,7 @@ class TestStaying:
         assert (frame["kind"], frame["events"], frame["steps"]) == ("still", [], [])
 
     @pytest.mark.parametrize(
-        "message", ["", "no json", "{}", '{"ack": "x"}', "[1]", "null", '{"ack": 1' + " " * 300 + "}"]
+        "message", ["", "no json", "{}", '{"ack": "x"}', "[1]", "null", '{"ack": 1' + " " * 1100 + "}"]
     )
     async def test_ends_with_a_message_that_makes_no_sense(
         self, owner: StrategyAccount, message: str

@@ -1,13 +1,16 @@
 """`/ws/positions/`: the live page's socket.
 
 The page says in the address what it wants to see and, after a lost connection, the last event it saw:
-`?last=<id>&lang=<code>&user=<id>&strategy_account=<id>`. We send JSON frames, each with its number:
+`?last=<id>&lang=<code>&user=<id>&strategy_account=<id>`, and which failed orders (orders/failed_filter.py).
+We send JSON frames, each with its number:
 
     {"frame": 7, "kind": "news", "last_id": 1204,
      "events": [{"id": 1204, "html": "<li …>"}],
      "steps": [{"do": "swap", "at": "order-31", "html": "<tr …>"}]}
 
-and the page answers each with `{"ack": 7}`. Frames of the kind `still` are empty: they prove that
+and the page answers each with `{"ack": 7}`. Which failed orders it shows it can change in between, with
+`{"failed": {"symbol": "BTC/USDT"}}`; what makes no sense is answered by a sentence in `failed-problem` and
+changes nothing. Frames of the kind `still` are empty: they prove that
 both ends are alive. Nobody is waited for: a page that leaves too many frames unanswered is dropped
 with 1013 and comes back with its last id.
 """
@@ -29,6 +32,7 @@ from django.conf import settings
 from django.db import Error as DatabaseFault
 from django.utils import timezone
 
+from orders.failed_filter import FILTER_NAMES
 from tracking.bell import Listener
 from tracking.live import Frame, LiveView
 from tracking.visibility import number_from, visible_to
@@ -45,7 +49,7 @@ ALLOWED_SECONDS = 15.0
 MAX_UNANSWERED = 32  # frames
 ANSWER_SECONDS = 25.0  # for the oldest unanswered frame
 SEND_SECONDS = 5.0  # where the server makes us wait for a full socket
-MAX_MESSAGE = 256  # characters of a message from the page
+MAX_MESSAGE = 1024  # characters of a message from the page
 
 TRY_AGAIN = 1013
 BAD_MESSAGE = 4400
@@ -70,9 +74,9 @@ class PositionsConsumer(AsyncWebsocketConsumer):
         query = {key: values[-1] for key, values in parse_qs(self.scope["query_string"].decode()).items()}
         self._user = user
         self._last_id = number_from(query.get("last"))
-        self._view = await database_sync_to_async(LiveView)(
-            visible_to(user, query), language=_language(query.get("lang"))
-        )
+        self._view = LiveView(visible_to(user, query), language=_language(query.get("lang")))
+        self._view.show_failed(query)
+        self._asked: dict[str, str] | None = None  # other failed orders than those that are shown
         self._wake = asyncio.Event()
         self._frame = 0
         self._unanswered: dict[int, float] = {}  # frame number -> when it was sent
@@ -85,8 +89,13 @@ class PositionsConsumer(AsyncWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:
-            answered = int(json.loads((text_data or "")[:MAX_MESSAGE])["ack"])
-        except (ValueError, TypeError, KeyError):
+            message = json.loads((text_data or "")[:MAX_MESSAGE])
+            if "failed" in message:
+                self._asked = _filter_in(message)
+                self._wake.set()
+                return
+            answered = int(message["ack"])
+        except (ValueError, TypeError, KeyError, RecursionError):
             await self.close(BAD_MESSAGE)
             return
         self._unanswered = {frame: at for frame, at in self._unanswered.items() if frame > answered}
@@ -122,6 +131,9 @@ class PositionsConsumer(AsyncWebsocketConsumer):
                     await self.close(NOT_ALLOWED)
                     return
                 checked_at = now
+            if self._asked is not None:
+                self._view.show_failed(self._asked)
+                self._asked = None
             frame = await database_sync_to_async(self._view.news)(now=timezone.now())
             rest = min(max(REST_SECONDS, REST_FACTOR * (time.monotonic() - now)), MAX_REST_SECONDS)
             if not frame.is_empty or now > sent_at + STILL_SECONDS:
@@ -162,6 +174,15 @@ class PositionsConsumer(AsyncWebsocketConsumer):
             return False
         user: Any = await get_user(self.scope)
         return bool(user.is_authenticated and user.is_staff == self._user.is_staff)
+
+
+def _filter_in(message: dict[str, Any]) -> dict[str, str]:
+    """Return what a page asks for. Raises ValueError where it is not of our page's making."""
+    asked: dict[str, str] = message["failed"]
+    known = isinstance(asked, dict) and len(message) == 1 and asked.keys() <= FILTER_NAMES
+    if not known or not all(isinstance(value, str) for value in asked.values()):
+        raise ValueError(asked)
+    return asked
 
 
 def _listener() -> Listener:

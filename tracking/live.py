@@ -6,7 +6,7 @@ The rows travel as HTML that our templates wrote (and escaped); `static/js/live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -15,9 +15,12 @@ from typing import Any
 
 from django.template.loader import render_to_string
 from django.utils import translation
+from django.utils.html import escape
 
-from orders import selectors
-from orders.listing import EventRow
+from orders import failed_listing, queue_selectors, selectors
+from orders.failed_filter import FilterRefused, failed_filter_from
+from orders.failed_listing import EVERY_FAILED_ORDER
+from orders.listing import BookRow, EventRow, WaitingRow
 from orders.models import EventType
 from orders.selectors import Visible
 from orders.states import OrderStatus
@@ -36,6 +39,7 @@ class Section:
 
     name: str
     read: Callable[..., Sequence[Any]]
+    count: Callable[[Sequence[Any]], str] = lambda rows: str(len(rows))
 
 
 SECTIONS = {
@@ -43,41 +47,47 @@ SECTIONS = {
     for section in (
         Section("positions", selectors.positions),
         Section("orders", selectors.open_orders),
-        Section("failed", selectors.failed_orders),
+        Section("waiting", queue_selectors.waiting_orders, queue_selectors.waiting_count),
+        Section("failed", failed_listing.failed_orders, failed_listing.failed_count),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
+        Section("stops", selectors.stops),
     )
 }
 
 # What an event may have changed. Any report of an exchange can bring fills, the end of an order included.
 _ORDER = frozenset({"orders"})
 _OUTCOME = frozenset({"orders", "failed"})
+_MOVE = frozenset({"orders", "waiting", "failed"})  # to another home; a slot is taken or free
 _FILLS = frozenset({"positions", "trades"})
 _REPORT = _OUTCOME | _FILLS
+_END = _MOVE | _FILLS
 AFFECTED: dict[str, frozenset[str]] = {
-    EventType.QUEUED: _OUTCOME,
-    EventType.SUBMITTING: _ORDER,
+    EventType.QUEUED: _MOVE,
+    EventType.SUBMITTING: frozenset({"orders", "waiting"}),
     EventType.CANCEL_REQUESTED: _ORDER,
     EventType.CANCELING: _ORDER,
     EventType.UNKNOWN: _OUTCOME,
-    EventType.FAILED: _OUTCOME,
+    EventType.FAILED: _MOVE,
     EventType.ACCEPTED: _REPORT,
     EventType.TRIGGERED: _REPORT,
     EventType.PARTIALLY_FILLED: _REPORT,
-    EventType.FILLED: _REPORT,
-    EventType.LATE_FILL: _REPORT,
-    EventType.CANCELED: _REPORT,
+    EventType.FILLED: _END,
+    EventType.LATE_FILL: _END,
+    EventType.CANCELED: _END,
     EventType.LIVE_AGAIN: _REPORT,
-    EventType.REJECTED: _REPORT,
-    EventType.EXPIRED: _REPORT,
-    EventType.RETRY: _OUTCOME,
+    EventType.REJECTED: _END,
+    EventType.EXPIRED: _END,
+    EventType.RETRY: _MOVE,
     EventType.REMOVED: frozenset({"failed"}),
-    EventType.GUARD: frozenset(),
+    EventType.GUARD: frozenset({"stops"}),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
     EventType.EXTERNAL: frozenset(),
     EventType.STREAM: frozenset({"streams"}),
     EventType.OPERATOR: frozenset(SECTIONS),
 }
+# Nothing begins to wait without one of these; where nothing waits, the others need no look at the queue.
+BEGINS_TO_WAIT = frozenset({EventType.QUEUED, EventType.RETRY, EventType.OPERATOR})
 
 
 def affected_by(event: EventRow) -> frozenset[str]:
@@ -140,6 +150,7 @@ class Money:
 class Summary:
     money: tuple[Money, ...]  # per quote asset, of the positions shown
     open_orders: int
+    waiting: str  # "1000+" where more wait than are counted
     failed: int
     resolving: int
     streams_live: int
@@ -152,10 +163,22 @@ class LiveView:
     def __init__(self, visible: Visible, *, language: str) -> None:
         self._visible = visible
         self._language = language
+        self._failed = EVERY_FAILED_ORDER
+        self._failed_problem = ""  # what is wrong with the filter that was asked for last
+        self._asked = False  # for other failed orders than those that are shown
         self._reader = EventReader(visible)
         self._shown: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         self._summary: Summary | None = None
         self._prices_at = self._clock_at = self._all_at = datetime.min.replace(tzinfo=UTC)
+
+    def show_failed(self, asked: Mapping[str, str]) -> None:
+        """Show these from the next look on; what makes no sense changes nothing but a sentence."""
+        with translation.override(self._language):
+            try:
+                self._failed, self._failed_problem = failed_filter_from(asked), ""
+            except FilterRefused as refused:
+                self._failed_problem = str(refused)
+        self._asked = True
 
     def first_page(self, *, now: datetime) -> dict[str, Any]:
         """Return what the page's template needs; the socket takes over from its `last_id`."""
@@ -164,8 +187,12 @@ class LiveView:
         return {
             "last_id": self._reader.last_id,
             "shown": {name: list(rows.values()) for name, rows in self._shown.items()},
+            "counts": {
+                name: section.count(list(self._shown[name].values())) for name, section in SECTIONS.items()
+            },
             "ticker": ticker[::-1],
             "summary": _summary(self._shown),
+            "failed_problem": self._failed_problem,
         }
 
     def snapshot(self, *, now: datetime) -> Frame:
@@ -187,15 +214,23 @@ class LiveView:
         events = self._reader.read()
         if events is None:
             return self.snapshot(now=now)
-        names = self._due(now).union(
-            *(AFFECTED.get(event.type, AFFECTED[EventType.OPERATOR]) for event in events)
-        )
+        names = self._due(now).union(*map(self._concerns, events))
         steps: list[Step] = []
+        if self._asked:
+            self._asked = False
+            names |= {"failed"}
+            steps.append(self._problem_step())
         with translation.override(self._language):
             for name in SECTIONS:
                 if name in names:
                     steps += self._refresh(SECTIONS[name], now)
         return self._frame(FrameKind.NEWS, events, [*steps, *self._summary_steps()])
+
+    def _concerns(self, event: EventRow) -> frozenset[str]:
+        names = affected_by(event)
+        if self._shown["waiting"] or event.type in BEGINS_TO_WAIT or event.type not in AFFECTED:
+            return names
+        return names - {"waiting"}
 
     def _frame(self, kind: FrameKind, events: Sequence[EventRow], steps: Sequence[Step]) -> Frame:
         with translation.override(self._language):
@@ -215,8 +250,11 @@ class LiveView:
         if now >= self._clock_at:
             self._clock_at = now + CLOCK_EVERY
             due.add("streams")
-            if any(row.status == OrderStatus.SUBMITTING for row in self._shown["orders"].values()):
+            submitting = any(row.status == OrderStatus.SUBMITTING for row in self._shown["orders"].values())
+            if submitting or self._shown["failed"]:  # the market's price stands beside each
                 due.add("failed")
+            if any(_is_due(row, now) for row in self._shown["waiting"].values()):
+                due.add("waiting")
         return frozenset(due)
 
     def _plan(self, now: datetime) -> None:
@@ -226,25 +264,30 @@ class LiveView:
     def _read_all(self, now: datetime) -> None:
         self._plan(now)
         for section in SECTIONS.values():
-            self._shown[section.name] = {row.key: row for row in section.read(self._visible, now=now)}
+            self._shown[section.name] = {row.key: row for row in self._read(section, now)}
+
+    def _read(self, section: Section, now: datetime) -> Sequence[Any]:
+        only = {"only": self._failed} if section.name == "failed" else {}
+        return section.read(self._visible, now=now, **only)
 
     def _everything(self) -> list[Step]:
-        self._summary = None
-        steps = self._summary_steps()
+        self._summary, self._asked = None, False
+        steps = [*self._summary_steps(), self._problem_step()]
         with translation.override(self._language):
-            for name in SECTIONS:
-                steps += _whole(name, list(self._shown[name].values()))
+            for name, section in SECTIONS.items():
+                steps += _whole(section, list(self._shown[name].values()))
         return steps
 
     def _refresh(self, section: Section, now: datetime) -> list[Step]:
         name, before = section.name, self._shown[section.name]
-        rows = section.read(self._visible, now=now)
+        rows = self._read(section, now)
         self._shown[name] = {row.key: row for row in rows}
         difference = changes(before, rows)
         if difference is None:
-            return _whole(name, rows)
+            return _whole(section, rows)
         steps = [_step(name, change) for change in difference]
-        return steps if len(rows) == len(before) else [*steps, _count(name, len(rows))]
+        old, new = section.count(list(before.values())), section.count(rows)
+        return steps if old == new else [*steps, _count(name, new)]
 
     def _summary_steps(self) -> list[Step]:
         summary = _summary(self._shown)
@@ -254,6 +297,9 @@ class LiveView:
         with translation.override(self._language):
             html = render_to_string("positions/summary.html", {"summary": summary})
         return [Step(Do.FILL, "summary", html)]
+
+    def _problem_step(self) -> Step:
+        return Step(Do.FILL, "failed-problem", escape(self._failed_problem))
 
 
 def _summary(shown: dict[str, dict[str, Any]]) -> Summary:
@@ -269,6 +315,7 @@ def _summary(shown: dict[str, dict[str, Any]]) -> Summary:
     return Summary(
         money=tuple(money[asset] for asset in sorted(money)),
         open_orders=len(shown["orders"]),
+        waiting=queue_selectors.waiting_count(shown["waiting"].values()),
         failed=len(shown["failed"]) - resolving,
         resolving=resolving,
         streams_live=sum(row.state == StreamState.LIVE for row in shown["streams"].values()),
@@ -289,13 +336,17 @@ def _step(name: str, change: Changed[Any] | Added[Any] | Gone) -> Step:
     raise AssertionError(change)
 
 
-def _whole(name: str, rows: Sequence[Any]) -> list[Step]:
-    html = "".join(_row(name, row) for row in rows)
-    return [Step(Do.FILL, f"{name}-rows", html), _count(name, len(rows))]
+def _whole(section: Section, rows: Sequence[Any]) -> list[Step]:
+    html = "".join(_row(section.name, row) for row in rows)
+    return [Step(Do.FILL, f"{section.name}-rows", html), _count(section.name, section.count(rows))]
 
 
-def _count(name: str, count: int) -> Step:
-    return Step(Do.FILL, f"{name}-count", str(count))
+def _count(name: str, count: str) -> Step:
+    return Step(Do.FILL, f"{name}-count", count)
+
+
+def _is_due(row: BookRow | WaitingRow, now: datetime) -> bool:
+    return isinstance(row, WaitingRow) and row.waits_until is not None and row.waits_until <= now
 
 
 def _row(name: str, row: Any) -> str:

@@ -102,7 +102,9 @@ def gaps_sweep(*, limit: int = AT_ONCE) -> int:
     unequal = Placement.objects.exclude(exchange_filled_quantity=F("filled_quantity")).order_by("-pk")[:limit]
     gaps = [placement.pk for placement in unequal if placement.has_gap]
     if gaps:
-        fill_gaps(placement_ids=gaps, source=EventSource.RESOLVER, now=database_now())
+        applied = fill_gaps(placement_ids=gaps, source=EventSource.RESOLVER, now=database_now())
+        applied.gaps = []  # what is not there yet is asked for in the next round
+        errands_run(applied, source=EventSource.RESOLVER)
     return len(gaps)
 
 
@@ -112,7 +114,8 @@ def cancels_sweep(*, limit: int = AT_ONCE) -> int:
     left = list(rows.order_by("pk").values_list("pk", flat=True)[:limit])
     if left:
         logger.warning("%s orders rest although their cancel was asked for: canceling them", len(left))
-        cancels_send(intent_ids=left, source=EventSource.RESOLVER, now=database_now())
+        applied = cancels_send(intent_ids=left, source=EventSource.RESOLVER, now=database_now())
+        errands_run(applied, source=EventSource.RESOLVER)
     return len(left)
 
 

@@ -33,6 +33,8 @@ JOBS = (
     Job("retry failed orders on schedule, half past", "tracking.tasks.failed_orders_retry", 1, 50),
     Job("reconcile unwatched accounts", "tracking.tasks.reconcile_unwatched", 1, 15),
     Job("reconcile unwatched accounts, half past", "tracking.tasks.reconcile_unwatched", 1, 45),
+    Job("look at the loss guards", "tracking.tasks.losses_look", 1, 5),
+    Job("look at the loss guards, half past", "tracking.tasks.losses_look", 1, 35),
     Job("load instruments", "tracking.tasks.instruments_load", DAY, 60),
 )
 

@@ -20,7 +20,7 @@ from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
-from orders.services.queue import due_run
+from orders.services.queue import due_books, rebalance
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
@@ -64,6 +64,8 @@ class Streams:
         self._stopping = asyncio.Event()
         self._seen = _Seen(-1, frozenset(), {})
         self._renewed_at = float("-inf")
+        self._due: dict[int, set[int]] = {}  # by account: books with orders whose back-off has ended
+        self._sending: dict[int, asyncio.Task[None]] = {}  # by account
         self._loaded: set[Source] = set()  # whose instruments this process has seen fresh
 
     def stop(self) -> None:
@@ -77,7 +79,7 @@ class Streams:
             (LOOK_SECONDS, self._tend),
             (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
             (SETTLE_SECONDS, lambda: self._network.run(resolve)),
-            (DUE_SECONDS, lambda: self._network.run(due_run)),
+            (DUE_SECONDS, self._send_due),
             (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
             (SWEEP_SECONDS, lambda: self._network.run(cancels_sweep)),
             (INSTRUMENTS_SECONDS, self._load_instruments),
@@ -86,6 +88,7 @@ class Streams:
         tasks = [asyncio.create_task(self._every(seconds, step)) for seconds, step in steps]
         await self._stopping.wait()
         logger.info("Streams process %s stops", self.owner)
+        tasks += self._sending.values()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,6 +111,24 @@ class Streams:
             except Exception:
                 logger.exception("A step of the streams process failed; it is tried again")
             await asyncio.sleep(seconds)
+
+    async def _send_due(self) -> None:
+        """Send orders whose back-off has ended. An account that does not answer holds up no other's."""
+        for account_id, books in (await self._network.run(due_books)).items():
+            self._due.setdefault(account_id, set()).update(books)
+            if account_id not in self._sending:
+                self._sending[account_id] = asyncio.create_task(self._send_for(account_id))
+
+    async def _send_for(self, account_id: int) -> None:
+        try:
+            while books := self._due.pop(account_id, None):
+                await self._network.run(rebalance, book_ids=books)
+        except (OperationalError, InterfaceError) as exc:
+            logger.warning("The database is away: %s", exc)  # the sweep over all books sends them
+        except Exception:
+            logger.exception("Due orders of account %s were not sent", account_id)
+        finally:
+            del self._sending[account_id]
 
     async def _tend(self) -> None:
         """Follow what is to be followed and ours, and nothing else."""

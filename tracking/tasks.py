@@ -10,6 +10,7 @@ from exchanges.instruments import instruments_refresh
 from orders.clock import database_now
 from orders.services.deliveries import take_over_expired
 from orders.services.failed_orders import failed_orders_retry_due
+from orders.services.losses import losses_sweep
 from orders.services.queue import due_run, sweep
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 def deliveries_take_over() -> int:
     """Take over webhook deliveries whose process died; return how many got their answer."""
     return take_over_expired(now=database_now())
+
+
+def losses_look() -> int:
+    """Look whether a loss guard has tripped since; return how many have."""
+    return losses_sweep()
 
 
 def orders_resolve() -> int:

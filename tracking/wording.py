@@ -11,6 +11,8 @@ from exchanges.adapters.types import MarketType
 from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
+from orders.services.resolution import ResolutionCode
+from orders.services.retries import Code
 from orders.states import OrderStatus
 from tracking.models import SessionStatus
 from tracking.selectors import StreamState
@@ -99,6 +101,7 @@ SOURCES: dict[str, Promise] = {
     EventSource.RESOLVER: _("by resolver"),
     EventSource.OPERATOR: _("by operator"),
     EventSource.QUEUE: _("by the queue"),
+    EventSource.GUARD: _("by a guard"),
 }
 
 SESSIONS: dict[str, Promise] = {
@@ -112,4 +115,72 @@ STREAMS: dict[str, Promise] = {
     StreamState.LIVE: _("live"),
     StreamState.RECONNECTING: _("reconnecting"),
     StreamState.DOWN: _("down"),
+}
+
+# What the page's script says when a person acts on failed orders. {count} and {what} are filled in there.
+ACTING: dict[str, Promise] = {
+    "selected": _("{count} selected"),
+    "more": _("and {count} more"),
+    "retry": _("Retry"),
+    "retry_title": _("Send again?"),
+    "retry_text": _("Each is sent as the order that was asked for: price and quantity stay as they are."),
+    "left_out": _("{count} of the selected cannot be sent again and are left out."),
+    "schedule": _("Schedule"),
+    "schedule_title": _("Send again later?"),
+    "schedule_text": _("Each is sent again by itself at that time."),
+    "remove": _("Remove"),
+    "remove_title": _("Remove from the list?"),
+    "remove_text": _("They stay in the records, but cannot be sent again."),
+    "decide": _("Decide"),
+    "decide_title": _("What became of it?"),
+    "decide_text": _(
+        "Nobody answered when it was sent. Look for it at the exchange; a wrong answer may place it twice."
+    ),
+    "decided": _("Decided: {what}"),
+    "which_missing": _("Say which."),
+    "sent": _("Sent again: {what}"),
+    "queued": _("Waiting in the queue: {what}"),
+    "planned": _("Scheduled: {what}"),
+    "unplanned": _("Schedule taken back: {what}"),
+    "removed": _("Removed: {what}"),
+    "done_of": _("{done} of {count} done"),
+    "not_done": _("Nothing was done"),
+    "no_answer": _("The server does not answer. Nothing may have been done: look before trying again."),
+    "not_allowed": _("You are not logged in any more, or may not do this."),
+    "when_missing": _("Say when."),
+    "nothing_failed": _("No failed orders in this period."),
+    "no_orders": _("No orders in this period."),
+    "day": _("Day"),
+    "reason": _("Reason"),
+    "symbol": _("Symbol"),
+    "strategy": _("Strategy"),
+    "orders": _("Orders"),
+    "succeeded": _("Succeeded"),
+    "failed": _("Failed"),
+    "rate": _("Success rate"),
+    "share": _("Share"),
+}
+
+# Why nothing was done, for people; orders.services.retries and .resolution have the codes.
+REFUSALS: dict[str, Promise] = {
+    Code.NOT_FOUND: _("It is no failed order any more."),
+    Code.REMOVED: _("It was removed."),
+    Code.RETRIES_USED_UP: _("All retries are used up."),
+    Code.CANCEL_REQUESTED: _("Its cancel was asked for."),
+    Code.IN_PROGRESS: _("It is being sent already."),
+    Code.OUTCOME_UNKNOWN: _("Its outcome is not known yet: sent again, it might be placed twice."),
+    Code.NOTHING_LEFT: _("Nothing of it is left to send."),
+    Code.POSITION_CHANGED: _("The position is smaller than what this order was to close."),
+    Code.STOPPED: _("Trading is switched off here."),
+    Code.GUARD: _("A guard forbids it."),
+    Code.FAILED_AGAIN: _("It failed again."),
+    Code.CANCELED: _("It was canceled before it was placed."),
+    Code.INVALID_TIME: _("This time is not possible."),
+    ResolutionCode.SETTLED: _("Its outcome is known by now."),
+    ResolutionCode.TOO_SOON: _(
+        "It is still being looked up, and its request may still arrive: wait a little."
+    ),
+    ResolutionCode.NOT_AT_EXCHANGE: _("The exchange does not know this order."),
+    ResolutionCode.ANOTHER_ORDER: _("That is another order."),
+    ResolutionCode.EXCHANGE_ERROR: _("The exchange could not be asked."),
 }

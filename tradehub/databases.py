@@ -15,6 +15,12 @@ SQLITE_OPTIONS = {
 }
 
 
+# Every statement of ours looks up few rows by their keys. Joined with a table whose newest rows are younger
+# than its statistics, PostgreSQL takes a walk along the whole index for shorter than it is and merges: with
+# 100,000 intents 25 ms instead of 0.1, three times per order that is settled.
+POSTGRESQL_SETTINGS = "-c enable_mergejoin=off"
+
+
 def database_settings(
     url: str, *, pool_min: int = 2, pool_max: int = 20, pooled: bool = True
 ) -> dict[str, Any]:
@@ -26,8 +32,9 @@ def database_settings(
     config: dict[str, Any] = environ.Env.db_url_config(url)
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = dict(SQLITE_OPTIONS)
-    elif pooled:
-        config["OPTIONS"] = config.get("OPTIONS", {}) | {
-            "pool": {"min_size": pool_min, "max_size": pool_max, "timeout": 3}
-        }
+        return config
+    options = config.setdefault("OPTIONS", {})
+    options["options"] = f"{POSTGRESQL_SETTINGS} {options.get('options', '')}".strip()
+    if pooled:
+        options["pool"] = {"min_size": pool_min, "max_size": pool_max, "timeout": 3}
     return config

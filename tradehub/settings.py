@@ -212,6 +212,8 @@ DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
 
 # Most LIMIT orders that rest per symbol and account; STOP orders have a quarter of it beside them.
 QUEUE_LIMIT_CAP = env.int("QUEUE_LIMIT_CAP", default=20)
+if QUEUE_LIMIT_CAP < 1:
+    raise ImproperlyConfigured("QUEUE_LIMIT_CAP must be at least 1: else every order would wait forever")
 
 SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
 EXCHANGE_TIMEOUT_SECONDS = env.float("EXCHANGE_TIMEOUT_SECONDS", default=10.0)

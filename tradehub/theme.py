@@ -42,6 +42,8 @@ UNFOLD: dict[str, Any] = {
                 _item("Who follows what", "device_hub", "orders.strategyaccount"),
                 _item("Positions", "balance", "orders.strategyposition"),
                 _item("Kill switch", "power_settings_new", "orders.killswitch"),
+                _item("Loss guards", "shield", "orders.losstrip"),
+                _item("Best profits", "landscape", "orders.profitpeak"),
             ),
             _group(
                 "Orders",
@@ -79,6 +81,7 @@ UNFOLD: dict[str, Any] = {
                 _item("Failed jobs", "running_with_errors", "django_q.failure"),
                 _item("Done jobs", "task_alt", "django_q.success"),
                 _item("Alerts", "campaign", "notifications.alert"),
+                _item("Alerts of loss guards", "campaign", "notifications.guardalert"),
                 _item("Chats", "chat", "notifications.chat"),
                 _item("Leases", "lock", "tracking.lease"),
                 _item("Configuration version", "numbers", "exchanges.configversion"),

@@ -92,10 +92,11 @@ class TestRatio:
 class TestWriteInto:
     def test_replaces_what_stands_between_the_marks(self, tmp_path: Path) -> None:
         page = tmp_path / "page.md"
-        page.write_text(f"before\n{report.BEGINS}\nold\n{report.ENDS}\nafter\n")
+        begins, ends = report.marks("bench")
+        page.write_text(f"before\n{begins}\nold\n{ends}\nafter\n")
 
-        report.write_into(page, report.as_markdown(make_results()))
-        report.write_into(page, report.as_markdown(make_results(slow=1)))
+        report.write_into(page, report.as_markdown(make_results()), command="bench")
+        report.write_into(page, report.as_markdown(make_results(slow=1)), command="bench")
 
         text = page.read_text()
         assert text.startswith("before\n")
@@ -108,5 +109,5 @@ class TestWriteInto:
         page.write_text("before\nafter\n")
 
         with pytest.raises(ValueError, match="no place"):
-            report.write_into(page, "tables")
+            report.write_into(page, "tables", command="bench")
         assert page.read_text() == "before\nafter\n"

@@ -55,6 +55,38 @@ class TestBench:
         assert "answer to 30 LIMIT, 0 ms latency" in run["stdout"]
 
 
+class TestBenchQueue:
+    def test_measures_queues_of_each_length_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        output = tmp_path / "bench-queue.json"
+        wanted = "--quick --rounds 1 --latency 0".split()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.queue", *wanted, "--output", str(output)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        out, err = process.communicate(timeout=110)
+        assert process.returncode == 0, err
+
+        found = json.loads(output.read_text())
+        asked: dict[tuple[int, int], set[str]] = {
+            (one["waiting"], one["books"]): set() for one in found["rebalance"]
+        }
+        for one in found["rebalance"]:
+            asked[one["waiting"], one["books"]].add(one["what"])
+        assert asked == {
+            (100, 1): {"plan", "freed", "better"},
+            (10_000, 1): {"plan", "freed", "better"},
+            (100, 100): {"plan", "freed", "better", "sweep"},
+        }
+        assert [one["planned_books"] for one in found["rebalance"] if one["what"] == "sweep"] == [100]
+        assert max(one["queries"] for one in found["rebalance"] if one["what"] == "freed") <= 12
+        assert [(one["canceled"], one["submitted"]) for one in found["webhook"]] == [([10], [10])]
+        assert "Targets of the queue" in out
+        assert not {name for name in bench_databases() if name.startswith(f"th_bench_{process.pid}_")}
+
+
 class TestAddress:
     def test_must_be_postgresql(self) -> None:
         done = subprocess.run(

@@ -88,7 +88,8 @@ class Control:
             row
             for name, dialect in simulator.dialects.items()
             if params.get("exchange", name) == name
-            for row in order_rows(simulator.venues[name]) + dialect.conditional_rows()
+            for row in order_rows(simulator.venues[name], api_key=params.get("api_key", ""), symbol=symbol)
+            + dialect.conditional_rows()
             if params.get("api_key", row["api_key"]) == row["api_key"]
             and symbol in ("", row["symbol"])
             and row["client_order_id"].startswith(params.get("client_order_id_prefix", ""))

@@ -16,8 +16,13 @@ from exchanges.simulator.types import Fill, Order
 Row = dict[str, Any]
 
 
-def order_rows(venue: Venue) -> list[Row]:
-    return [order_row(venue.name, order) for order in venue.orders.values()]
+def order_rows(venue: Venue, *, api_key: str = "", symbol: str = "") -> list[Row]:
+    """Return every order ever accepted; of one account, of one symbol where these are given."""
+    return [
+        order_row(venue.name, order)
+        for order in venue.orders.values()
+        if api_key in ("", order.api_key) and symbol in ("", order.instrument.name)
+    ]
 
 
 def order_row(exchange: str, order: Order) -> Row:

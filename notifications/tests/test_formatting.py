@@ -35,7 +35,7 @@ class TestOrdersFailed:
             "main: Insufficient balance\n"
             "• BTC/USDT Buy Limit 0.5 @ 95000\n"
             "Account has insufficient balance for requested action.\n"
-            "→ Add funds to the account or trade less, then place the order again."
+            "→ Add funds to the account, then retry the order on the positions page; or trade less."
         )
 
     def test_speaks_korean(self) -> None:
@@ -47,7 +47,7 @@ class TestOrdersFailed:
             "• BTC/USDT 매수 지정가 0.5 @ 95000\n"
             "• BTC/USDT 매수 지정가 0.5 @ 95000\n"
             "Account has insufficient balance for requested action.\n"
-            "→ 계정에 자금을 입금하거나 주문 규모를 줄인 뒤 다시 주문하세요."
+            "→ 계정에 자금을 입금한 뒤 포지션 페이지에서 재시도하거나, 주문 규모를 줄이세요."
         )
 
     def test_names_three_of_those_that_failed_alike(self) -> None:
@@ -82,6 +82,12 @@ class TestOrdersFailed:
         failure = make_failure(status="expired", error_type="unknown", reason="Expired on the exchange")
 
         assert "main: Expired on the exchange\n" in read(failure)
+
+    def test_says_when_all_retries_are_used_up(self) -> None:
+        text = read(make_failure(retry_count=5), make_failure(retry_count=4))
+
+        assert text.count("→ All retries are used up: send a new signal") == 1
+        assert text.count("retry the order on the positions page") == 1
 
     def test_gives_our_own_words_where_the_exchange_has_none(self) -> None:
         failure = make_failure(exchange_error="", reason="Quantity 0.0001 is under the minimum 0.001")
@@ -123,7 +129,12 @@ class TestWords:
     @pytest.mark.parametrize(
         "words",
         sorted(
-            {*SIDES.values(), *ORDER_TYPES.values(), *(text for pair in CAUSES.values() for text in pair)}
+            {
+                formatting._USED_UP,
+                *SIDES.values(),
+                *ORDER_TYPES.values(),
+                *(text for pair in CAUSES.values() for text in pair),
+            }
         ),
     )
     def test_are_there_in_korean(self, words: str) -> None:

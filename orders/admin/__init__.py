@@ -1,5 +1,5 @@
 """The operators' pages of this room, one module per subject."""
 
-from orders.admin import failed_orders, history, people, queue, strategies, switch
+from orders.admin import accounts, failed_orders, guards, history, people, queue, strategies, switch
 
-__all__ = ["failed_orders", "history", "people", "queue", "strategies", "switch"]
+__all__ = ["accounts", "failed_orders", "guards", "history", "people", "queue", "strategies", "switch"]

@@ -12,7 +12,9 @@ from unfold.admin import ModelAdmin, StackedInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from exchanges.administration import in_theme
+from orders.admin.killing import KillSwitchActions
 from orders.models import UserProfile
+from orders.services.kill_switches import Scope
 
 in_theme(AccessAttempt, AccessFailureLog, AccessLog)
 admin.site.unregister((User, Group))
@@ -24,11 +26,13 @@ class ProfileInline(StackedInline):  # type: ignore[misc]  # unfold has no types
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]  # no generics at run time
+class UserAdmin(KillSwitchActions, DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]  # no generics at run time
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     inlines = (ProfileInline,)
+    actions = ("kill_switch_on", "kill_switch_on_and_cancel", "kill_switch_off")
+    kill_switch_scope = Scope.USER
     list_display = ("username", "email", "is_active", "is_staff", "is_superuser", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "groups")
 
@@ -42,7 +46,9 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
 
 
 @admin.register(UserProfile)
-class UserProfileAdmin(ModelAdmin):  # type: ignore[misc]
+class UserProfileAdmin(KillSwitchActions, ModelAdmin):  # type: ignore[misc]
+    actions = ("kill_switch_on", "kill_switch_on_and_cancel", "kill_switch_off")
+    kill_switch_scope = Scope.USER  # a profile's id is its user's
     list_display = ("user", "language", "time_zone", "kill_switch")
     list_filter = ("language", "kill_switch")
     search_fields = ("user__username",)

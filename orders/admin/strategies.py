@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -17,15 +17,27 @@ from unfold.decorators import action
 
 from exchanges.administration import act_with_reason, amount, link_to
 from exchanges.models import Account
+from orders.admin.killing import KillSwitchActions
 from orders.following import reason_against_following
 from orders.models import Strategy, StrategyAccount
+from orders.selectors import held_trips
+from orders.services.kill_switches import Scope
+from orders.services.losses import drawdowns_resume
 from orders.services.switches import strategies_set_active, strategy_rotate_token
+
+LIMITS = (
+    "max_order_notional",
+    "max_position_notional",
+    "max_symbols",
+    "daily_loss_limit",
+    "max_drawdown_percent",
+)
 
 
 class FollowerForm(forms.ModelForm[StrategyAccount]):
     class Meta:
         model = StrategyAccount
-        fields = ("strategy", "account", "allocated_capital", "leverage", "is_active")
+        fields = ("strategy", "account", "allocated_capital", "leverage", "is_active", *LIMITS)
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
@@ -52,7 +64,7 @@ class FollowerInline(TabularInline):  # type: ignore[misc]  # unfold has no type
 
 
 @admin.register(Strategy)
-class StrategyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
+class StrategyAdmin(KillSwitchActions, ModelAdmin):  # type: ignore[misc]  # unfold has no types
     list_display = (
         "group_name",
         "user",
@@ -67,11 +79,23 @@ class StrategyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
     search_fields = ("group_name", "user__username")
     list_select_related = ("user",)
     inlines = (FollowerInline,)
-    actions = ("pause", "resume")
+    actions = ("pause", "resume", "kill_switch_on", "kill_switch_on_and_cancel", "kill_switch_off")
+    kill_switch_scope = Scope.STRATEGY
     actions_detail = ("rotate_token",)
     fieldsets = (
         (None, {"fields": ("group_name", "user", "market_type", "execution_mode")}),
         ("Signals", {"fields": ("dedupe_window_seconds", "max_signal_age_seconds")}),
+        (
+            "Guards",
+            {
+                "fields": (
+                    "symbol_allowlist",
+                    "symbol_blocklist",
+                    "max_orders_per_minute",
+                    "max_price_deviation_percent",
+                )
+            },
+        ),
         ("Switches", {"fields": ("is_active", "kill_switch")}),
     )
 
@@ -150,10 +174,48 @@ class StrategyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
 @admin.register(StrategyAccount)
 class StrategyAccountAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
     form = FollowerForm
-    list_display = ("__str__", "to_strategy", "to_account", "capital", "leverage", "is_active", "updated_at")
+    list_display = (
+        "__str__",
+        "to_strategy",
+        "to_account",
+        "capital",
+        "leverage",
+        "is_active",
+        "stopped_by",
+        "updated_at",
+    )
     list_filter = ("is_active", "strategy", "account")
     search_fields = ("strategy__group_name", "account__name")
     list_select_related = ("strategy", "account")
+    actions = ("resume_opening",)
+    fieldsets = (
+        (None, {"fields": ("strategy", "account", "allocated_capital", "leverage", "is_active")}),
+        ("Guards", {"fields": LIMITS}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[StrategyAccount]:
+        rows: QuerySet[StrategyAccount] = super().get_queryset(request)
+        return rows.annotate(held_by=Subquery(held_trips().values("reason")[:1]))
+
+    @admin.display(description="guard")
+    def stopped_by(self, row: Any) -> str:
+        return row.held_by or "-"
+
+    @admin.action(description="Resume after a drawdown", permissions=["change"])
+    def resume_opening(
+        self, request: HttpRequest, queryset: QuerySet[StrategyAccount]
+    ) -> HttpResponse | None:
+        def act(reason: str) -> None:
+            count = drawdowns_resume(
+                strategy_account_ids=[row.pk for row in queryset],
+                by=request.user.get_username(),
+                reason=reason,
+                user_id=request.user.pk,
+            )
+            self.message_user(request, f"{count} of them were stopped by a drawdown")
+
+        verb = "Resume after a drawdown"
+        return act_with_reason(self, request, queryset, action="resume_opening", verb=verb, act=act)
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: StrategyAccount | None = None

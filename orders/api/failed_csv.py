@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import AsyncIterator, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import AsyncIterator, Generator
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -21,6 +22,7 @@ COLUMNS = (
 # What a spreadsheet takes for a formula, or for the end of a cell with one behind it.
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
 LINES_AT_ONCE = 200
+Rows = Generator[dict[str, Any], None, None]
 
 
 class _Echo:
@@ -36,12 +38,8 @@ def cell(value: Any) -> str:
     return f"'{text}" if text.startswith(DANGEROUS) else text
 
 
-def csv_response(request: HttpRequest, rows: Iterable[dict[str, Any]]) -> StreamingHttpResponse:
-    writer = csv.writer(_Echo())
-    told = (as_json(row) for row in rows)
-    lines = chain(
-        [writer.writerow(COLUMNS)], (writer.writerow([cell(row[name]) for name in COLUMNS]) for row in told)
-    )
+def csv_response(request: HttpRequest, rows: Rows) -> StreamingHttpResponse:
+    lines = _lines(rows)
     response = StreamingHttpResponse(
         _in_turn(lines) if isinstance(request, ASGIRequest) else lines, content_type="text/csv; charset=utf-8"
     )
@@ -50,8 +48,21 @@ def csv_response(request: HttpRequest, rows: Iterable[dict[str, Any]]) -> Stream
     return response
 
 
-async def _in_turn(lines: Iterator[str]) -> AsyncIterator[str]:
+def _lines(rows: Rows) -> Generator[str, None, None]:
+    """Whoever stops reading closes this, and with it the database's cursor."""
+    writer = csv.writer(_Echo())
+    with closing(rows):
+        yield writer.writerow(COLUMNS)
+        for row in rows:
+            told = as_json(row)
+            yield writer.writerow([cell(told[name]) for name in COLUMNS])
+
+
+async def _in_turn(lines: Generator[str, None, None]) -> AsyncIterator[str]:
     """Read in the request's own thread, which has its database connection; send in between."""
     take = sync_to_async(lambda: "".join(islice(lines, LINES_AT_ONCE)))
-    while block := await take():
-        yield block
+    try:
+        while block := await take():
+            yield block
+    finally:
+        await sync_to_async(lines.close)()

@@ -9,6 +9,7 @@ from orders.api.failed_orders import (
     FailedOrderSchedule,
     FailedOrderStats,
 )
+from orders.api.resolution import ResolveOrder
 from orders.api.views import WebhookDetail
 
 FAILED = r"^failed-orders/(?P<failed_order_id>[^/]+)"
@@ -22,5 +23,6 @@ urlpatterns = [
     path("failed-orders/stats", FailedOrderStats.as_view(), name="failed-orders-stats"),
     re_path(rf"{FAILED}/retry/?$", FailedOrderRetry.as_view(), name="failed-order-retry"),
     re_path(rf"{FAILED}/schedule/?$", FailedOrderSchedule.as_view(), name="failed-order-schedule"),
+    re_path(r"^orders/(?P<uid>[A-Za-z0-9]{1,26})/resolve/?$", ResolveOrder.as_view(), name="order-resolve"),
     re_path(rf"{FAILED}/?$", FailedOrderDetail.as_view(), name="failed-order"),
 ]

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('orders', '0004_queue'),
+        ('orders', '0005_guards'),
     ]
 
     operations = [

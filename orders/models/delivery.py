@@ -4,6 +4,9 @@ from django.db import models
 
 from orders.models.strategy import Strategy
 
+# What a delivery holds besides its state: kilobytes, to be parsed for each order that is read with it.
+DELIVERY_CONTENT = ("payload", "response", "plan", "timings")
+
 
 class DeliveryState(models.TextChoices):
     WORKING = "WORKING", "Being worked"  # held by a lease

@@ -40,6 +40,7 @@ class EventSource(models.TextChoices):
     RESOLVER = "RESOLVER", "Resolver"
     OPERATOR = "OPERATOR", "Operator"
     QUEUE = "QUEUE", "Queue"
+    GUARD = "GUARD", "Guard"
 
 
 class OrderEvent(models.Model):

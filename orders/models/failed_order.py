@@ -8,6 +8,8 @@ from exchanges.models import Market
 from orders.models.intent import OrderIntent, OrderTypeChoice, SideChoice
 from orders.models.strategy import StrategyAccount
 
+MAX_RETRIES = 5  # the exchange's answers to a person's retries, of one order
+
 
 class FailedStatus(models.TextChoices):
     PENDING_RETRY = "pending_retry", "Waits for a person"

@@ -46,7 +46,10 @@ class OrderIntent(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False
     )
-    strategy_account = models.ForeignKey(StrategyAccount, on_delete=models.PROTECT, related_name="intents")
+    # Its index is `intent_recent`, which begins with it.
+    strategy_account = models.ForeignKey(
+        StrategyAccount, on_delete=models.PROTECT, related_name="intents", db_index=False
+    )
     book = models.ForeignKey(Book, on_delete=models.PROTECT, related_name="intents")
     market_type = models.CharField(max_length=24, choices=Market.choices)
     symbol = models.CharField(max_length=48)
@@ -76,7 +79,8 @@ class OrderIntent(models.Model):
                 fields=["strategy_account", "symbol"],
                 name="intent_alive",
                 condition=models.Q(home__in=["QUEUE", "EXCHANGE"]),
-            )
+            ),
+            models.Index(fields=["strategy_account", "created_at"], name="intent_recent"),
         ]
 
     def __str__(self) -> str:

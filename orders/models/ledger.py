@@ -18,7 +18,10 @@ class TradeExecution(models.Model):
 
     intent = models.ForeignKey(OrderIntent, on_delete=models.PROTECT, related_name="executions")
     placement = models.ForeignKey(Placement, on_delete=models.PROTECT, related_name="executions")
-    strategy_account = models.ForeignKey(StrategyAccount, on_delete=models.PROTECT, related_name="executions")
+    # Its index is `execution_of_day`, which begins with it.
+    strategy_account = models.ForeignKey(
+        StrategyAccount, on_delete=models.PROTECT, related_name="executions", db_index=False
+    )
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="executions")
     market_type = models.CharField(max_length=24, choices=Market.choices)
     symbol = models.CharField(max_length=48)
@@ -51,7 +54,8 @@ class TradeExecution(models.Model):
             models.Index(
                 fields=["strategy_account", "market_type", "symbol", "executed_at", "trade_id"],
                 name="execution_fold_order",
-            )
+            ),
+            models.Index(fields=["strategy_account", "executed_at"], name="execution_of_day"),
         ]
 
     def __str__(self) -> str:

@@ -6,8 +6,10 @@ import hmac
 from collections.abc import Iterable
 from decimal import Decimal
 from hashlib import sha256
+from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
@@ -29,6 +31,27 @@ def token_hashes(token: str) -> list[str]:
     return [hmac.new(f"webhook-token:{key}".encode(), token.encode(), sha256).hexdigest() for key in keys]
 
 
+def symbols_valid(value: Any) -> None:
+    """Raise ValidationError where a list of symbols is anything else."""
+    if not isinstance(value, list):
+        raise ValidationError('must be a list of symbols, such as ["BTC/USDT", "ETH/USDT"]')
+    for word in value:
+        if not isinstance(word, str) or not word.strip() or len(word) > 48 or ":" in word:
+            raise ValidationError(f"{word!r} is no symbol; write them as BTC/USDT")
+
+
+def above_zero(value: Decimal) -> None:
+    if value <= 0:
+        raise ValidationError("must be above 0; leave it empty for no limit")
+
+
+def limit_field(help_text: str, *validators: Any, **options: Any) -> ExactDecimalField:
+    """A guard's limit; none where it is empty."""
+    return ExactDecimalField(
+        null=True, blank=True, validators=[above_zero, *validators], help_text=help_text, **options
+    )
+
+
 class Strategy(ConfigModel):
     """What a webhook names with `group_name` and proves with `token`."""
 
@@ -47,6 +70,26 @@ class Strategy(ConfigModel):
     max_signal_age_seconds = models.PositiveIntegerField(
         null=True, blank=True, help_text="A payload with an older `timestamp` is refused."
     )
+    # The guards; see orders.risk.
+    symbol_allowlist = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[symbols_valid],
+        help_text='Only these may be opened, such as ["BTC/USDT"]; empty: all.',
+    )
+    symbol_blocklist = models.JSONField(
+        default=list, blank=True, validators=[symbols_valid], help_text="These may not be opened."
+    )
+    max_orders_per_minute = models.PositiveIntegerField(
+        default=300,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Of all its accounts together, counted once per account; empty: no limit.",
+    )
+    max_price_deviation_percent = limit_field(
+        "How far the price of a LIMIT or STOP may lie from the last price, in percent; empty: any."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -56,6 +99,18 @@ class Strategy(ConfigModel):
 
     def __str__(self) -> str:
         return self.group_name
+
+    def clean(self) -> None:
+        """Hold the lists against `symbols_valid` where the field does not: what it takes for empty."""
+        faults = {}
+        for name in ("symbol_allowlist", "symbol_blocklist"):
+            value = getattr(self, name)
+            if value in (None, ""):
+                setattr(self, name, [])
+            elif not isinstance(value, list):
+                faults[name] = 'must be a list of symbols, such as ["BTC/USDT", "ETH/USDT"]'
+        if faults:
+            raise ValidationError(faults)
 
     def set_token(self, token: str) -> None:
         self.token_hash = token_hashes(token)[0]
@@ -77,6 +132,26 @@ class StrategyAccount(ConfigModel):
     allocated_capital = ExactDecimalField(validators=[MinValueValidator(Decimal(0))])
     leverage = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1), MaxValueValidator(125)]
+    )
+    # The guards; see orders.risk. Their state is in orders.models.guard: rows here are cached everywhere.
+    max_order_notional = limit_field("Of one order, in quote asset; empty: none.")
+    max_position_notional = limit_field(
+        "Of one symbol, in quote asset, once the order and all open ones have filled; empty: none."
+    )
+    max_symbols = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="How many symbols may have a position, or orders that open one; empty: any.",
+    )
+    daily_loss_limit = limit_field(
+        "Realized loss of one day (the user's time zone), in quote asset, after which nothing is opened "
+        "until the next day; empty: none."
+    )
+    max_drawdown_percent = limit_field(
+        "Fall of the equity from its peak, in percent, after which nothing is opened until a person "
+        "resumes it; empty: none.",
+        MaxValueValidator(Decimal(100)),
     )
     is_active = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)

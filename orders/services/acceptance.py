@@ -36,7 +36,7 @@ from orders.models import (
     WebhookDelivery,
 )
 from orders.planning import LANE_OF
-from orders.services import failures, submission
+from orders.services import failures, guards, submission
 from orders.services.cancellation import cancels_mark
 from orders.services.claims import Claim, Fresh, lockable, queued_event
 from orders.services.ledger import base_fees
@@ -96,15 +96,15 @@ def accept(
     """
     book_ids = _book_ids_for(plan.pairs)
     with transaction.atomic():
-        books = {
-            book.pk: book for book in locks.books_for_update({*book_ids.values(), *_books_to_cancel(plan)})
-        }
+        rows = locks.books_for_update({*book_ids.values(), *_books_to_cancel(plan)})
+        books = {book.pk: book for book in guards.with_recent_orders(rows, strategy, plan.pairs, now=now)}
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
         if dedupe_seconds:
             _look_for_twin(delivery, strategy.id, timedelta(seconds=dedupe_seconds))
         writes = Writes()
         meant = _meant_in(plan, books)
+        guards.pairs_check(plan.pairs, books.values(), now=now, without=meant)
         claim = _plan_queue(strategy, plan.pairs, books, book_ids, version=version, now=now, without=meant)
         locked = lockable(meant | claim.ids) if meant or claim.ids else []
         cancels = _mark_canceled(plan, [i for i in locked if i.pk in meant], books, writes, now)

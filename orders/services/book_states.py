@@ -121,15 +121,20 @@ class _Row:
     cancel_requested: bool
     filled: Decimal | None  # as the exchange counts
     child_order_id: str
+    # What waits has its rank beside it; of an open order they are computed.
+    waiting_priority: int | None = None
+    waiting_sort_price: Decimal | None = None
     is_retry: bool = False
 
     @property
     def priority(self) -> int:
-        return priority_of(OrderType(self.order_type))
+        return self.waiting_priority or priority_of(OrderType(self.order_type))
 
     def candidate(self) -> Candidate:
-        order_type, side = OrderType(self.order_type), Side(self.side)
-        sort_price = sort_price_of(order_type, side, price=self.price, stop_price=self.stop_price)
+        side, sort_price = Side(self.side), self.waiting_sort_price
+        if sort_price is None:
+            order_type = OrderType(self.order_type)
+            sort_price = sort_price_of(order_type, side, price=self.price, stop_price=self.stop_price)
         return Candidate(self.intent_id, side, self.priority, sort_price, self.created_at, self._standing())
 
     def _standing(self) -> Standing:
@@ -164,36 +169,33 @@ OPEN_COLUMNS = (
     "placement__exchange_filled_quantity",
     "placement__child_order_id",
 )
-WAITING_COLUMNS = (
-    "book_id",
-    "intent_id",
-    "side",
-    "intent__order_type",
-    "intent__price",
-    "intent__stop_price",
-    "created_at",
-    "is_retry",
-)
+WAITING_COLUMNS = ("book_id", "intent_id", "side", "created_at", "priority", "sort_price", "is_retry")
 
-# Written out, because the ORM has no LATERAL: each slice of each book stops after its cap.
+# Written out, because the ORM has no LATERAL: each slice of each book stops after its cap. The inner LIMIT
+# is a number that the planner sees: without it it reckons with a tenth of the queue, and sorts all of it.
+# An open order's intent and placement are looked up one by one: joined, they are merged with the index of
+# all intents that there ever were, as soon as an old order rests beside a new one.
 _SQL = """
 SELECT o.book_id, o.intent_id, i.side, i.order_type, i.price, i.stop_price, i.created_at, i.is_queued,
-       o.status, o.cancel_reason, i.cancel_requested, p.exchange_filled_quantity, p.child_order_id, FALSE
+       o.status, o.cancel_reason, i.cancel_requested, p.exchange_filled_quantity, p.child_order_id,
+       NULL, NULL, FALSE
   FROM orders_openorder o
-  JOIN orders_orderintent i ON i.id = o.intent_id
-  JOIN orders_placement p ON p.id = o.placement_id
+ CROSS JOIN LATERAL (SELECT * FROM orders_orderintent WHERE id = o.intent_id LIMIT 1) i
+ CROSS JOIN LATERAL (SELECT * FROM orders_placement WHERE id = o.placement_id LIMIT 1) p
  WHERE o.book_id = ANY(%s::bigint[])
 UNION ALL
-SELECT w.book_id, w.intent_id, w.side, i.order_type, i.price, i.stop_price, w.created_at, TRUE,
-       '', '', FALSE, NULL, '', w.is_retry
+SELECT w.book_id, w.intent_id, w.side, '', NULL, NULL, w.created_at, TRUE, '', '', FALSE, NULL, '',
+       w.priority, w.sort_price, w.is_retry
   FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::int[]) AS s(book_id, side, priority, most)
  CROSS JOIN LATERAL (
-       SELECT * FROM orders_pendingorder q
-        WHERE q.book_id = s.book_id AND q.side = s.side AND q.priority = s.priority
-          AND q.waits_until IS NULL AND q.strategy_account_id <> ALL(%s::bigint[])
-        ORDER BY q.sort_price DESC, q.created_at, q.intent_id
+       SELECT r.* FROM (
+              SELECT q.book_id, q.intent_id, q.side, q.created_at, q.priority, q.sort_price, q.is_retry
+                FROM orders_pendingorder q
+               WHERE q.book_id = s.book_id AND q.side = s.side AND q.priority = s.priority
+                 AND q.waits_until IS NULL AND q.strategy_account_id <> ALL(%s::bigint[])
+               ORDER BY q.sort_price DESC, q.created_at, q.intent_id
+               LIMIT %s) r
         LIMIT s.most) w
-  JOIN orders_orderintent i ON i.id = w.intent_id
 """
 
 
@@ -208,7 +210,7 @@ def _read(states: Mapping[int, BookState], off: Collection[int]) -> list[_Row]:
         return _read_simply(states, off)
     with connection.cursor() as cursor:
         columns = [list(column) for column in zip(*_slices(states), strict=True)]
-        cursor.execute(_SQL, [list(states), *columns, list(off)])
+        cursor.execute(_SQL, [list(states), *columns, list(off), max(columns[3])])
         return [_Row(*row) for row in cursor.fetchall()]
 
 
@@ -224,14 +226,13 @@ def _waiting(
     book_id: int,
     intent_id: int,
     side: str,
-    order_type: str,
-    price: Decimal | None,
-    stop_price: Decimal | None,
     created_at: datetime,
+    priority: int,
+    sort_price: Decimal,
     is_retry: bool,
 ) -> _Row:
-    what = (book_id, intent_id, side, order_type, price, stop_price, created_at)
-    return _Row(*what, True, "", "", False, None, "", is_retry)
+    what = book_id, intent_id, side, "", None, None, created_at
+    return _Row(*what, True, "", "", False, None, "", priority, sort_price, is_retry)
 
 
 def _best(one: tuple[int, str, int, int], off: Collection[int]) -> Sequence[int]:

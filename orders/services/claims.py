@@ -7,7 +7,8 @@ other planners leave alone, so the locks need not outlive the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -18,6 +19,7 @@ from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
 from orders.locks import intents_for_update
 from orders.models import (
+    DELIVERY_CONTENT,
     Book,
     CancelReason,
     EventSource,
@@ -33,9 +35,11 @@ from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, prio
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
+from orders.services.guards import denials, may_deny
 from orders.states import OrderStatus
-from orders.writes import Writes
+from orders.writes import Writes, draw_keys, next_key
 
+JUDGED_AGAIN = timedelta(minutes=1)
 FRESH = 1 << 62  # ids of orders that have none yet: behind every order that was there before, in their order
 
 
@@ -75,6 +79,9 @@ class Claim:
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
     accounts: dict[int, Account] = field(default_factory=dict)
     _intents: list[OrderIntent] = field(default_factory=list)
+    _held: list[PendingOrder] = field(default_factory=list)  # a guard says not now
+    _held_events: list[OrderEvent] = field(default_factory=list)
+    _version: int = 0
 
     def plan(
         self,
@@ -85,6 +92,7 @@ class Claim:
         without: Collection[int] = (),
     ) -> None:
         """Plan each book. `without`: intents that this very transaction cancels."""
+        self._version = version
         self.states = book_states(books, version=version, now=self.now)
         for one in fresh:
             self.states[one.book_id].orders.append(one.candidate(self.now))
@@ -93,7 +101,36 @@ class Claim:
                             if not (order.id in without and order.waits)]  # fmt: skip
             self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
             self.accounts[state.book.account_id] = state.book.account
+        self._let_denied_step_aside()
         self.fresh = {pk - FRESH for plan in self.plans.values() for pk in plan.to_submit if pk >= FRESH}
+
+    def _let_denied_step_aside(self) -> None:
+        """Plan without what a guard denies by now: nothing is canceled for it, and no slot stays empty."""
+        if not may_deny(self.accounts, version=self._version):
+            return
+        while wanted := {pk: number for number, pk in enumerate(self._wanted) if pk < FRESH}:
+            intents = sorted(OrderIntent.objects.filter(pk__in=wanted), key=lambda one: wanted[one.pk])
+            denied = denials(intents, now=self.now, version=self._version)
+            if not denied:
+                return
+            self._hold(denied)
+            for pk in {intent.book_id for intent in intents if intent.pk in denied}:
+                state = self.states[pk]
+                state.orders = [order for order in state.orders if order.id not in denied]
+                self.plans[pk] = plan_book(state.orders, caps=state.caps, external=state.external)
+
+    @property
+    def _wanted(self) -> list[int]:
+        """What waits and is to go out, now or into a slot that is still to be freed, in this order."""
+        plans = list(self.plans.values())
+        return [pk for plan in plans for pk in plan.to_submit] + [
+            pk for plan in plans for pk in plan.to_follow
+        ]
+
+    @property
+    def held_back(self) -> set[int]:
+        """Books where a guard made orders step aside: others may stand behind them."""
+        return {pending.book_id for pending in self._held}
 
     def resting(self, book_id: int, lane: Lane) -> int:
         """How many orders hold a slot of a lane once the plan is carried out."""
@@ -128,9 +165,52 @@ class Claim:
             for pk, intent in intents.items()
             if pk in waiting and intent.home == Home.QUEUE and intent.remaining_quantity > 0
         ]
+        # The best go first: where the exchange takes fewer than we think, the worst are refused.
+        turn = {pk: at for plan in self.plans.values() for at, pk in enumerate(plan.to_submit)}
+        self._intents.sort(key=lambda intent: turn[intent.pk])
+        self._hold_back()
         if moving:
             self._move({pk: intents[pk] for pk in moving if pk in intents})
         return len(self._intents)
+
+    def _hold_back(self) -> None:
+        """Let what a guard denies by now step aside: it waits on, says why, and is judged again."""
+        denied = denials(self._intents, now=self.now, version=self._version)
+        if not denied:
+            return
+        self._intents = [intent for intent in self._intents if intent.pk not in denied]
+        self._hold(denied)
+
+    def _hold(self, denied: Mapping[int, str]) -> None:
+        for pending in PendingOrder.objects.filter(pk__in=denied).select_related("intent").order_by("pk"):
+            was, pending.reason = pending.reason, denied[pending.pk][:200]
+            pending.waits_until = self.now + JUDGED_AGAIN
+            self._held.append(pending)
+            if _without_figures(was) != _without_figures(pending.reason):  # once, not with every look
+                self._held_events.append(
+                    queued_event(
+                        pending.intent,
+                        account_id=pending.account_id,
+                        source=EventSource.GUARD,
+                        now=self.now,
+                        message=pending.reason,
+                    )
+                )
+
+    def placement_keys(self) -> list[int]:
+        """Return a key for each placement of `take`: drawn with the locks, where that is possible."""
+        drawn = [getattr(intent, "placement_key", None) for intent in self._intents]
+        return [key for key in drawn if key is not None] or draw_keys((Placement, len(drawn)))[0]
+
+    @property
+    def left_waiting(self) -> set[int]:
+        """Books where more orders were seen waiting than are taken."""
+        taken = {intent.pk for intent in self._intents}
+        return {
+            pk
+            for pk, state in self.states.items()
+            if any(order.waits and order.id not in taken for order in state.orders)
+        }
 
     def _move(self, intents: dict[int, OrderIntent]) -> None:
         rows = OpenOrder.objects.filter(pk__in=intents, status=OrderStatus.NEW)
@@ -143,10 +223,11 @@ class Claim:
 
     def write(self, writes: Writes, keys: Sequence[int]) -> list[OrderEvent]:
         """Collect the rows of what is taken; returns the events, which the caller writes with its own."""
-        log: list[OrderEvent] = []
+        log: list[OrderEvent] = [*self._held_events]
         for intent, key in zip(self._intents, keys, strict=True):
             log.append(self._place(intent, key))
         writes.delete(PendingOrder, [intent.pk for intent in self._intents])
+        writes.save(self._held, fields=("waits_until", "reason"))
         writes.save(self._intents, fields=("home", "updated_at"))
         writes.insert(self.placements)
         writes.insert(submission.open_order_for(placement, now=self.now) for placement in self.placements)
@@ -179,10 +260,16 @@ class Claim:
         return event
 
 
-def lockable(intent_ids: Collection[int]) -> list[OrderIntent]:
-    """Lock intents and read with them what `Claim.take` and a submission need."""
+def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[OrderIntent]:
+    """Lock intents and read with them what `Claim.take` and a submission need.
+
+    `with_keys`: draw a placement's key beside each, for `Claim.placement_keys`.
+    """
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
     rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    rows = rows.defer(*(f"delivery__{one}" for one in DELIVERY_CONTENT))
+    if with_keys and (key := next_key(Placement)) is not None:
+        rows = rows.annotate(placement_key=key)
     return list(rows.annotate(last_number=Subquery(last)))
 
 
@@ -201,6 +288,11 @@ def queued_event(
         message=message,
         created_at=now,
     )
+
+
+def _without_figures(reason: str) -> str:
+    """Return a guard's sentence without its numbers: they change with the prices, the reason does not."""
+    return re.sub(r"[0-9]+(\.[0-9]+)?", "", reason)
 
 
 def _leaving(order: Candidate) -> Candidate:

@@ -16,6 +16,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from exchanges.adapters.types import OrderType
@@ -204,7 +205,8 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
                 }
                 _carry_out(delivery, placements, too_old | stopped, clock)
         else:
-            _send_cancels(delivery, now=now)  # whether they were sent nobody knows; twice does no harm
+            # Whether they were sent nobody knows; twice does no harm.
+            after_dispatch(_send_cancels(delivery, now=now))
             anew = _never_placed_intents(delivery)
             if anew:
                 after_dispatch(submission.place_anew(intent_ids=anew, source=EventSource.RESOLVER))
@@ -217,10 +219,16 @@ def take_over(delivery_id: int) -> WebhookAnswer | None:
 
 
 def _unstarted(delivery: WebhookDelivery, *, now: datetime) -> list[Placement]:
-    """Give placements that never left a new deadline. No byte carried their ids, so the ids stand."""
+    """Give placements that never left a new deadline. No byte carried their ids, so the ids stand.
+
+    Only those of the acceptance itself, of the same moment as their intents: what another process took from
+    the queue since is that one's, and may be on the exchange, or filled and its id free for a second order.
+    """
     list(locks.intents_for_update(delivery=delivery).values_list("pk", flat=True))
     rows = Placement.objects.filter(
         intent__delivery=delivery,
+        number=1,
+        created_at=F("intent__created_at"),
         outcome=PlacementOutcome.UNRESOLVED,
         open_order__status=OrderStatus.SUBMITTING,
     ).select_related("intent", "open_order", "account")
@@ -238,18 +246,19 @@ def _carry_out(
     delivery: WebhookDelivery, placements: list[Placement], stops: dict[int, str], clock: DatabaseClock
 ) -> None:
     now = clock.now()
-    _send_cancels(delivery, now=now)
+    applied = _send_cancels(delivery, now=now)
     # What a later cancel or a switch caught while it waited is never sent.
     held = [p for p in placements if p.intent.cancel_requested or p.pk in stops]
     withdrawn = [Outcome(p.pk, Stopped(stops.get(p.pk, "canceled before it was sent"))) for p in held]
-    outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now)
+    applied.merge(outcomes_apply(withdrawn, source=EventSource.WEBHOOK, now=now))
     going = [placement for placement in placements if placement not in held]
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         leverage = submission.leverage_needed(going)
         send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
         work = submission.Dispatch(going, accounts, send_by, clock, leverage)
-        after_dispatch(submission.dispatch(work))
+        applied.merge(submission.dispatch(work))
+    after_dispatch(applied)
 
 
 def _longest_wait(placement: Placement, limit: int | None) -> float:
@@ -260,9 +269,9 @@ def _longest_wait(placement: Placement, limit: int | None) -> float:
     return min(most, MARKET_WAITS_SECONDS) if placement.intent.order_type == OrderType.MARKET else most
 
 
-def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> None:
+def _send_cancels(delivery: WebhookDelivery, *, now: datetime) -> Applied:
     canceled = [pk for result in delivery.plan.get("cancels", ()) for pk in result.get("intent_ids", ())]
-    cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
+    return cancels_send(intent_ids=canceled, source=EventSource.ANSWER, now=now)
 
 
 def after_dispatch(applied: Applied, *, books: Iterable[int] = ()) -> Applied:

@@ -300,8 +300,7 @@ class _Intake:
             except PayloadFault as fault:
                 raise _Answered(self._refuse(strategy, fault)) from fault
             except AccountsOff as exc:
-                sentence = "Every account of this strategy is switched off."
-                raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
+                raise _Answered(self._record(strategy.id, _accounts_off(exc))) from exc
             except AlreadyDelivered as exc:
                 raise _Answered(self._known(WebhookDelivery.objects.get(pk=exc.delivery_id))) from exc
             except IntegrityError:
@@ -357,7 +356,9 @@ class _Intake:
         deliveries.keeper.hold(delivery.pk)
         try:
             applied = Applied()
-            if accepted.placements or accepted.cancel_intents or accepted.moves:
+            # A close that came to nothing was planned for: its slot is given away after all.
+            again = accepted.queued_books if accepted.failed else ()
+            if accepted.placements or accepted.cancel_intents or accepted.moves or again:
                 if not deliveries.delivery_start(delivery.pk, version=self.version):
                     if not deliveries.delivery_start(delivery.pk):
                         # We slept past our lease: whoever took the delivery over sends it, we send nothing.
@@ -399,7 +400,6 @@ class _Intake:
             applied = self._send_by_account(accepted, work, answered)
         applied.merge(moved.record(source=EventSource.ANSWER, clock=self.clock))
         applied.moved_books |= {order.book_id for order in accepted.moves}
-        # A close that came to nothing was planned for: its slot is given away after all.
         again = accepted.queued_books if accepted.failed else ()
         applied.merge(deliveries.after_dispatch(applied, books=again))
         return applied
@@ -444,6 +444,13 @@ class _Intake:
         return deliveries.compose_for(
             accepted.delivery, pairs, cancels=cancels, timings=dict(self.incoming.timings)
         )
+
+
+def _accounts_off(why: AccountsOff) -> WebhookAnswer:
+    if why.killed:
+        sentence = "The kill switch of every account of this strategy is on: no orders are accepted."
+        return refusal(403, "kill_switch", sentence)
+    return refusal(403, "accounts_off", "Every account of this strategy is switched off.")
 
 
 def _bound(function: Callable[[int], T], argument: int) -> Callable[[], T]:

@@ -11,6 +11,7 @@ from cryptography.fernet import InvalidToken
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import check_password
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
 from exchanges.adapters.types import Credentials
@@ -18,7 +19,7 @@ from exchanges.fields import plain
 from exchanges.markets import account_types_of
 from exchanges.models import Account
 from orders.following import reason_against_following
-from orders.models import Book, ExecutionMode, Strategy, StrategyAccount, UserProfile
+from orders.models import Book, Strategy, StrategyAccount, UserProfile
 from orders.models.strategy import token_hashes
 from orders.provisioning import (
     AccountEntry,
@@ -32,6 +33,17 @@ from orders.provisioning import (
 logger = structlog.get_logger(__name__)
 
 HIDDEN = "(hidden)"
+STRATEGY_FIELDS = (
+    "execution_mode", "is_active", "dedupe_window_seconds", "max_signal_age_seconds", "symbol_allowlist",
+    "symbol_blocklist", "max_orders_per_minute", "max_price_deviation_percent",
+)  # fmt: skip
+FOLLOWER_FIELDS = (
+    "leverage", "is_active", "max_order_notional", "max_position_notional", "max_symbols", "daily_loss_limit",
+    "max_drawdown_percent",
+)  # fmt: skip
+ACCOUNT_FIELDS = (
+    "is_active", "queue_limit_cap", "queue_stop_cap", "queue_total_cap", "max_orders_per_minute",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,6 @@ class Change:
 @dataclass(slots=True)
 class ProvisionResult:
     changes: list[Change] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def provision(file: ProvisionFile, *, check_only: bool = False) -> ProvisionResult:
@@ -166,7 +177,20 @@ def _provision_account(path: str, entry: AccountEntry, result: ProvisionResult) 
         passphrase=entry.passphrase.get_secret_value(),
     )
     hidden = {} if _credentials_of(account) == wanted else {"credentials": wanted}
-    _save(f"account {entry.user}/{entry.name}", account, values | entry.given("is_active"), hidden, result)
+    values |= entry.given(*ACCOUNT_FIELDS)
+    if faults := _cap_faults(path, account, values):
+        return faults
+    _save(f"account {entry.user}/{entry.name}", account, values, hidden, result)
+    return []
+
+
+def _cap_faults(path: str, account: Account, values: dict[str, Any]) -> list[str]:
+    """Return what the account itself says against its caps as they would be."""
+    caps = ("queue_limit_cap", "queue_stop_cap", "queue_total_cap")
+    try:
+        Account(**{name: values.get(name, getattr(account, name)) for name in caps}).clean()
+    except ValidationError as fault:
+        return [f"{path}.{name}: {' '.join(words)}" for name, words in fault.message_dict.items()]
     return []
 
 
@@ -193,16 +217,9 @@ def _provision_strategy(path: str, entry: StrategyEntry, result: ProvisionResult
     hashes = token_hashes(entry.token.get_secret_value())
     if Strategy.objects.filter(token_hash__in=hashes).exclude(pk=strategy.pk).exists():
         return [f"{path}.token: another strategy has this token"]
-    values = entry.given("execution_mode", "is_active", "dedupe_window_seconds", "max_signal_age_seconds") | {
-        "market_type": entry.market_type.value
-    }
+    values = entry.given(*STRATEGY_FIELDS) | {"market_type": entry.market_type.value}
     # A hash under a former key is replaced too: the former key can then be dropped.
     hidden = {} if strategy.token_hash == hashes[0] else {"token_hash": hashes[0]}
-    if entry.execution_mode == ExecutionMode.QUEUED and "execution_mode" in entry.model_fields_set:
-        result.warnings.append(
-            f"strategy {entry.group_name}: QUEUED is stored, but there is no queue yet: "
-            "its orders go straight to the exchange"
-        )
     accounts = {account.name: account for account in Account.objects.filter(user=user)}
     if faults := [
         fault
@@ -235,7 +252,7 @@ def _provision_followers(
     for follower in entry.accounts:
         account = accounts[follower.account]
         row = rows.pop(account.pk, None) or StrategyAccount(strategy=strategy, account=account)
-        values = {"allocated_capital": follower.allocated_capital} | follower.given("leverage", "is_active")
+        values = {"allocated_capital": follower.allocated_capital} | follower.given(*FOLLOWER_FIELDS)
         _save(f"{follower.account} under {entry.group_name}", row, values, {}, result)
     for row in rows.values():
         # Not deleted: its orders and positions point at it.

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -19,9 +19,9 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from exchanges.adapters.types import OrderType
-from exchanges.models import ConfigVersion
 from orders import events, locks
-from orders.clock import DatabaseClock, database_now
+from orders.bulk import bulk_save
+from orders.clock import DatabaseClock, database_now, sql_clock
 from orders.models import (
     Book,
     EventSource,
@@ -29,7 +29,6 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     PendingOrder,
-    Placement,
     PlacementOutcome,
 )
 from orders.planning import LANE_OF, Lane, priority_of
@@ -39,7 +38,7 @@ from orders.services.chores import chores_run
 from orders.services.claims import Claim, lockable
 from orders.services.settlement import Applied, FullLane
 from orders.states import OrderStatus
-from orders.writes import Writes, draw_keys
+from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +58,9 @@ class Rebalanced:
     executed: int = 0
     canceled: int = 0
     duration_ms: float = 0.0
+    left_waiting: set[int] = field(default_factory=set)  # books of the last round with more than was taken
+    held_back: set[int] = field(default_factory=set)  # books of the last round where a guard denied some
+    opened: set[int] = field(default_factory=set)  # books of full accounts where one more was let try
 
     def count(self, claim: Claim, applied: Applied) -> None:
         """Count what became of a claim, whoever heard of it first."""
@@ -128,8 +130,9 @@ def errands_run(applied: Applied, *, source: str, books: Iterable[int] = ()) -> 
     """
     later = chores_run(applied, source=source)
     _mark_full([*applied.full_lanes, *later.full_lanes])
-    freed = applied.freed_books | applied.moved_books | later.freed_books | later.moved_books
-    touched = {*books, *freed, *applied.settled_books, *later.settled_books}
+    freed = applied.freed_books | later.freed_books
+    moved = applied.moved_books | later.moved_books  # these slots were freed for their own books
+    touched = {*books, *freed, *moved, *applied.settled_books, *later.settled_books}
     if touched:
         later.merge(rebalance(book_ids=touched, freed=freed).applied)
     return later
@@ -147,21 +150,25 @@ def rebalance(
     books, freed = set(book_ids), set(freed)
     before = 0
     for _ in range(ROUNDS):
-        books = _with_waiting(books, freed)
+        # What was just planned and left waiting waits still, most likely: planning finds out.
+        if freed or not books <= run.left_waiting:
+            books = _with_waiting(books, freed, run)
+        run.left_waiting, run.held_back = set(), set()
         applied = Applied()
         for portion in _portions(sorted(books)):
             applied.merge(_round(portion, source=source, run=run))
-        if not applied.placements:
+        if not applied.placements and not run.held_back:
             break
         done = run.executed + run.canceled
         applied.merge(chores_run(applied, source=source))
         _mark_full(applied.full_lanes)
         run.applied.merge(applied)
-        if done == before and not applied.full_lanes:
+        if done == before and not applied.full_lanes and not run.held_back:
             break  # all refused: what would come next is refused most likely, the next trigger tries it
         before = done
-        freed = applied.freed_books | applied.moved_books
-        books = freed | applied.settled_books
+        # Where one more was taken of a full account, one more may try.
+        freed = applied.freed_books | (applied.settled_books & run.opened)
+        books = freed | applied.moved_books | applied.settled_books | run.held_back
     run.duration_ms = (time.monotonic() - started) * 1000
     if run.applied.placements:
         totals.count(run)
@@ -173,7 +180,7 @@ def _portions(book_ids: list[int]) -> Iterable[list[int]]:
     return (book_ids[start : start + AT_ONCE] for start in range(0, len(book_ids), AT_ONCE))
 
 
-def _with_waiting(book_ids: set[int], freed: set[int]) -> set[int]:
+def _with_waiting(book_ids: set[int], freed: set[int], run: Rebalanced) -> set[int]:
     """Return the books where orders are ready to go, with one query.
 
     With a slot of a full account free, its other books may go on as well.
@@ -187,55 +194,71 @@ def _with_waiting(book_ids: set[int], freed: set[int]) -> set[int]:
         wanted |= Q(account_id__in=accounts, is_account_full=True)
     rows = list(Book.objects.filter(wanted, Exists(waiting)).values_list("pk", "is_account_full"))
     if freed and (full := [pk for pk, is_full in rows if is_full]):
-        Book.objects.filter(pk__in=full).update(is_account_full=False, limit_fits=None, stop_fits=None)
+        _open_by_one(full)
+        run.opened.update(full)
     return {pk for pk, _ in rows}
+
+
+def _open_by_one(book_ids: Collection[int]) -> None:
+    """Let one more order into each book of an account that was full: more would be refused most likely."""
+    with transaction.atomic():
+        books = list(locks.books_for_update(book_ids))
+        now = database_now()
+        for book in books:
+            known = [until for until in (book.limit_fits_until, book.stop_fits_until) if until is not None]
+            book.is_account_full = any(until > now for until in known)
+            if book.limit_fits is not None:
+                book.limit_fits += 1
+            if book.stop_fits is not None:
+                book.stop_fits += 1
+        bulk_save(books, fields=("is_account_full", "limit_fits", "stop_fits"))
 
 
 def _round(book_ids: list[int], *, source: str, run: Rebalanced) -> Applied:
     """Claim what is planned for these books, send it, and record what became of it."""
-    clock = DatabaseClock.ask()
     for _ in range(REPLANS):
-        claim = _claim(book_ids, clock=clock, source=source)
-        if claim is not None:
-            applied = carry_out(claim, clock=clock)
-            run.count(claim, applied)
-            return applied
+        try:
+            claim, clock = _claim(book_ids, source=source)
+        except _Changed:
+            continue
+        applied = carry_out(claim, clock=clock)
+        run.count(claim, applied)
+        run.left_waiting |= claim.left_waiting
+        run.held_back |= claim.held_back
+        return applied
     logger.warning("The configuration kept changing while books %s were planned", book_ids)
     return Applied()
 
 
 class _Changed(Exception):
-    """The configuration changed while the plan was made."""
+    """The configuration changed while the plan was made: a switch may have been flipped."""
 
 
-def _claim(book_ids: list[int], *, clock: DatabaseClock, source: str) -> Claim | None:
-    """Plan and claim in one short transaction. None: plan again, a switch may have been flipped."""
-    claim = Claim(now=clock.now(), source=source)
-    try:
-        with transaction.atomic():
-            books = list(locks.books_for_update(book_ids).select_related("account"))
-            version = _version(books)
-            claim.plan(books, version=version)
-            if not claim.ids:
-                return claim
-            taken = claim.take(lockable(claim.ids))
-            _write(claim, taken, version)
-    except _Changed:
-        return None
-    return claim
+def _claim(book_ids: list[int], *, source: str) -> tuple[Claim, DatabaseClock]:
+    """Plan and claim in one short transaction. Raises _Changed: nothing is claimed, plan again."""
+    with transaction.atomic():
+        books, clock = _lock(book_ids)
+        # As it stood before the locks were waited for, perhaps. Then it is judged when the claim is written.
+        version: int = books[0].config_version or 0  # type: ignore[attr-defined]  # annotated with the locks
+        claim = Claim(now=clock.now(), source=source)
+        claim.plan(books, version=version)
+        if claim.ids or claim.held_back:
+            claim.take(lockable(claim.ids, with_keys=True))
+            _write(claim, version)
+    return claim, clock
 
 
-def _version(books: list[Book]) -> int:
-    """The configuration's version, read after the locks: a lock that was waited for came with an old one."""
-    if connection.vendor == "postgresql":
-        return ConfigVersion.current()
-    return books[0].config_version if books else 0  # type: ignore[attr-defined]
+def _lock(book_ids: list[int]) -> tuple[list[Book], DatabaseClock]:
+    """Lock books, and read the clock beside them."""
+    before = time.monotonic()
+    rows = locks.books_for_update(book_ids).annotate(read_at=sql_clock()).select_related("account")
+    books: list[Any] = list(rows)  # with what is annotated
+    return books, DatabaseClock(books[0].read_at, before)
 
 
-def _write(claim: Claim, taken: int, version: int) -> None:
-    (keys,) = draw_keys((Placement, taken))
+def _write(claim: Claim, version: int) -> None:
     writes = Writes()
-    log: list[OrderEvent] = claim.write(writes, keys)
+    log: list[OrderEvent] = claim.write(writes, claim.placement_keys())
     writes.insert(log)
     if not writes.run(AT_VERSION, version):
         raise _Changed
@@ -300,27 +323,30 @@ def _mark_full(lanes: Collection[FullLane]) -> None:
 
 
 def due_run(*, limit: int = DUE_AT_ONCE) -> int:
-    """Send orders whose back-off has ended.
-
-    One indexed query where nothing is due. Returns how many books were planned again.
-    """
-    now = database_now()
-    books = _wake_due(now, limit)
-    if books:
+    """Send orders whose back-off has ended, account by account; return how many books were planned again."""
+    due = due_books(limit=limit)
+    for books in due.values():
         rebalance(book_ids=books)
-    return len(books)
+    return sum(len(books) for books in due.values())
 
 
-def _wake_due(now: datetime, limit: int) -> set[int]:
-    due = PendingOrder.objects.filter(waits_until__lte=now)
+def due_books(*, limit: int = DUE_AT_ONCE) -> dict[int, set[int]]:
+    """End the waits that are over; return by account the books that are to be planned again now.
+
+    One indexed query where nothing is due.
+    """
+    due = PendingOrder.objects.filter(waits_until__lte=database_now())
     if not due.exists():
-        return set()
+        return {}
     with transaction.atomic():
         # Rows that another process wakes or claims right now are skipped: no order of locks to keep.
         rows = due.select_for_update(skip_locked=True, of=("self",)).order_by("waits_until")[:limit]
-        found = list(rows.values_list("pk", "book_id"))
-        PendingOrder.objects.filter(pk__in=[pk for pk, _ in found]).update(waits_until=None)
-    return {book_id for _, book_id in found}
+        found = list(rows.values_list("pk", "account_id", "book_id"))
+        PendingOrder.objects.filter(pk__in=[pk for pk, _, _ in found]).update(waits_until=None)
+    books: dict[int, set[int]] = {}
+    for _, account_id, book_id in found:
+        books.setdefault(account_id, set()).add(book_id)
+    return books
 
 
 def sweep() -> int:

@@ -34,14 +34,14 @@ from orders.models import (
     Placement,
     PlacementOutcome,
 )
+from orders.models.failed_order import MAX_RETRIES as MAX_RETRIES  # part of this service's contract
 from orders.services import queue, submission
+from orders.services.guards import denials
 from orders.services.settlement import Applied
 from orders.services.switches import stop_reasons
 from orders.services.waiting import pending_for
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRIES = 5
 
 
 class Code(StrEnum):
@@ -314,14 +314,15 @@ def _may_be_alive(placement: Placement) -> bool:
 
 
 def _held_back(intents: Sequence[OrderIntent], *, now: datetime) -> dict[int, Refusal]:
-    """Return what must not be sent now, whatever it is: by the switches and by its position."""
+    """Return what must not be sent now, whatever it is: by the switches, the guards and its position."""
+    denied = {pk: Refusal(Code.GUARD, words) for pk, words in denials(intents, now=now).items()}
     stops = stop_reasons({intent.strategy_account_id for intent in intents})
     reasons = {
         intent.pk: Refusal(Code.STOPPED, f"Not sent: {stops[intent.strategy_account_id]}")
         for intent in intents
         if intent.strategy_account_id in stops
     }
-    return _closes_too_much([i for i in intents if i.closes_position]) | reasons
+    return _closes_too_much([i for i in intents if i.closes_position]) | denied | reasons
 
 
 def _closes_too_much(closes: Sequence[OrderIntent]) -> dict[int, Refusal]:

@@ -31,6 +31,7 @@ from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, Venue
 from exchanges.fields import plain
 from orders import events, locks
 from orders.models import (
+    DELIVERY_CONTENT,
     CancelReason,
     EventSource,
     EventType,
@@ -48,12 +49,13 @@ from orders.planning import priority_of
 from orders.services import failures, ledger
 from orders.services.putting_off import PutOff, put_off
 from orders.services.waiting import pending_for
-from orders.states import CLOSED, OrderStatus, may_follow
+from orders.states import CLOSED, RESTING, OrderStatus, may_follow
 from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
 ASK_SOON = timedelta(seconds=1)
+CANCEL_ARRIVES_WITHIN = timedelta(minutes=1)
 FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
 
 
@@ -276,9 +278,8 @@ class _Work:
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
-            rows = Placement.objects.filter(pk__in=rest).select_related(
-                "intent__delivery", "open_order", "intent__failed_order"
-            )
+            whole = Placement.objects.select_related("intent__delivery", "open_order", "intent__failed_order")
+            rows = whole.filter(pk__in=rest).defer(*(f"intent__delivery__{one}" for one in DELIVERY_CONTENT))
             intents: dict[int, OrderIntent] = {}
             for row in rows:
                 placements[row.pk] = row
@@ -349,7 +350,12 @@ class _Work:
             self.applied.full_lanes.add(FullLane(order.book_id, priority, back.is_account_full))
         waits_until = self.now + back.wait if back.wait else None
         self._requeue(
-            placement, order, reason=back.reason, waits_until=waits_until, is_retry=placement.is_retry
+            placement,
+            order,
+            reason=back.reason,
+            waits_until=waits_until,
+            is_retry=placement.is_retry,
+            frees=not back.is_full,  # it never had a slot there: nobody else has one for it
         )
 
     def _requeue(
@@ -361,13 +367,15 @@ class _Work:
         waits_until: datetime | None = None,
         report: OrderReport | None = None,
         is_retry: bool = False,
+        frees: bool = True,
     ) -> None:
         """Move an intent home to the queue with what is left of it; the slot is free.
 
         Only where its placement has surely ended and every fill of it is booked.
         """
         intent = placement.intent
-        self._end(placement, order, EventType.QUEUED, Home.QUEUE, after=OrderStatus.CANCELED, report=report)
+        kind, after = EventType.QUEUED, OrderStatus.CANCELED
+        self._end(placement, order, kind, Home.QUEUE, after=after, report=report, frees=frees)
         self.log[-1].after, self.log[-1].message = "", reason[:500]
         if waits_until is not None:
             self.log[-1].data["waits_until"] = waits_until.isoformat()
@@ -486,10 +494,16 @@ class _Work:
             self._move(placement, order, target, kind, report)
             if placement.intent.cancel_requested:
                 self.applied.to_cancel.append(placement.intent_id)
-            elif placement.remaining_quantity > placement.intent.remaining_quantity:
-                self.applied.to_shrink.append(placement.intent_id)  # an earlier placement has filled since
         elif fresh:
             self._event(placement, EventType.PARTIALLY_FILLED, report=report)
+        self._look_for_surplus(placement, order)
+
+    def _look_for_surplus(self, placement: Placement, order: OpenOrder) -> None:
+        """An earlier placement has filled since: what rests would buy that part twice."""
+        intent = placement.intent
+        surplus = placement.remaining_quantity > intent.remaining_quantity
+        if surplus and order.status in RESTING and not intent.cancel_requested:
+            self.applied.to_shrink.append(intent.pk)
 
     def _still_canceling(
         self, placement: Placement, order: OpenOrder, target: OrderStatus, report: OrderReport
@@ -535,9 +549,13 @@ class _Work:
                 intent, failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
             )
 
-    @staticmethod
-    def _was_moved_back(order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
-        asked = order.status == OrderStatus.CANCELING and order.cancel_reason == CancelReason.MOVE_BACK
+    def _was_moved_back(self, order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
+        asked = order.cancel_reason == CancelReason.MOVE_BACK and (
+            order.status == OrderStatus.CANCELING
+            # Found alive while its cancel was still on its way: a limiter may hold one for long.
+            or self.source == EventSource.ANSWER
+            or self.now - order.updated_at < CANCEL_ARRIVES_WITHIN
+        )
         return asked and intent.is_queued and status == OrderStatus.CANCELED
 
     def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:
@@ -622,6 +640,7 @@ class _Work:
         *,
         after: OrderStatus,
         report: OrderReport | None = None,
+        frees: bool = True,
     ) -> None:
         assert after in CLOSED
         del self.open_orders[placement.pk]
@@ -629,7 +648,8 @@ class _Work:
         if self.adopted.pop(placement.pk, None) is None:
             self.ended[placement.pk] = order
         moved = home == Home.QUEUE and order.cancel_reason == CancelReason.MOVE_BACK
-        (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
+        if frees:
+            (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
         self._home(placement.intent, home)
         self._event(placement, kind, before=order.status, after=after, report=report)
 
@@ -728,11 +748,18 @@ class _Work:
         writes.insert(self.new_failed)
         writes.insert(self.log)
         writes.run()
+        self._have_surplus_looked_at()
         for failure in self.new_failed:
             self.facts.append(events.OrderFailed(failure.pk, failure.webhook_id))
         if self.log:
             self.facts.append(events.EventsLogged())
         events.publish(*self.facts)
+
+    def _have_surplus_looked_at(self) -> None:
+        """Should this process die before it takes the surplus back, the resolver comes upon it."""
+        if self.applied.to_shrink:
+            rows = OpenOrder.objects.filter(pk__in=self.applied.to_shrink, status__in=RESTING)
+            rows.update(ask_at=self.now + ASK_SOON)
 
     def _delete(self, writes: Writes) -> None:
         ended = {order.pk for order in self.ended.values()}

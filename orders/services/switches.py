@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from django.db import transaction
+from django.db.models import Exists, QuerySet
 
 from orders.clock import database_now
 from orders.config import cache
@@ -66,15 +67,17 @@ def strategy_rotate_token(*, strategy_id: int, by: str) -> str:
 
 
 def stop_reasons(strategy_account_ids: Collection[int]) -> dict[int, str]:
-    """Return which of these strategy accounts may not send now, each with why, with two queries.
+    """Return which of these strategy accounts may not send now, each with why, with one query.
 
     Read it in the transaction that claims orders for the exchange: nothing leaves after a switch.
     """
-    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
-    rows = StrategyAccount.objects.filter(pk__in=strategy_account_ids).select_related(
-        "account", "strategy__user__profile"
-    )
-    reasons = {row.pk: _stop_reason(row, system=system) for row in rows}
+    return _reasons(StrategyAccount.objects.filter(pk__in=strategy_account_ids))
+
+
+def _reasons(rows: QuerySet[StrategyAccount]) -> dict[int, str]:
+    system = Exists(KillSwitch.objects.filter(pk=1, engaged=True))
+    known = rows.select_related("account", "strategy__user__profile").annotate(all_stopped=system)
+    reasons = {row.pk: _stop_reason(row, system=row.all_stopped) for row in known}
     return {pk: reason for pk, reason in reasons.items() if reason}
 
 
@@ -87,11 +90,10 @@ def stopped_by_account(*, version: int) -> Mapping[int, frozenset[int]]:
 
 
 def _load_stopped() -> dict[int, frozenset[int]]:
-    system = KillSwitch.objects.filter(pk=1, engaged=True).exists()
     stopped: dict[int, set[int]] = defaultdict(set)
-    for row in StrategyAccount.objects.select_related("account", "strategy__user__profile"):
-        if _stop_reason(row, system=system):
-            stopped[row.account_id].add(row.pk)
+    reasons = _reasons(StrategyAccount.objects.all())
+    for pk, account_id in StrategyAccount.objects.filter(pk__in=reasons).values_list("pk", "account_id"):
+        stopped[account_id].add(pk)
     return {account_id: frozenset(rows) for account_id, rows in stopped.items()}
 
 
@@ -107,12 +109,20 @@ def _stop_reason(row: StrategyAccount, *, system: bool) -> str:
     return ""
 
 
-def operator_log(message: str, *, by: str, reason: str = "", user_id: int | None = None) -> None:
+def operator_log(
+    message: str,
+    *,
+    by: str,
+    reason: str = "",
+    user_id: int | None = None,
+    account_id: int | None = None,
+) -> None:
     """Write down what an operator did, and why."""
     OrderEvent.objects.create(
         type=EventType.OPERATOR,
         source=EventSource.OPERATOR,
         user_id=user_id,
+        account_id=account_id,
         message=message[:500],
         data={"by": by, "reason": reason},
         created_at=database_now(),

@@ -19,6 +19,7 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     Strategy,
     StrategyAccount,
@@ -26,6 +27,7 @@ from orders.models import (
     Trade,
     WebhookDelivery,
 )
+from orders.services.waiting import pending_for
 from orders.states import OrderStatus
 
 NOON = datetime(2026, 7, 21, 12, 0, tzinfo=UTC)
@@ -145,6 +147,28 @@ def make_open_order(
     )
 
 
+def make_pending_order(
+    owner: StrategyAccount,
+    *,
+    queued_at: datetime = NOON,
+    waits_until: datetime | None = None,
+    reason: str = "",
+    is_retry: bool = False,
+    **intent: Any,
+) -> PendingOrder:
+    asked = make_intent(owner, created_at=queued_at, is_queued=True, **{"home": Home.QUEUE} | intent)
+    pending = pending_for(
+        asked,
+        account_id=owner.account_id,
+        now=queued_at,
+        waits_until=waits_until,
+        reason=reason,
+        is_retry=is_retry,
+    )
+    pending.save()
+    return pending
+
+
 def make_position(owner: StrategyAccount, **fields: Any) -> StrategyPosition:
     defaults: dict[str, Any] = {
         "market_type": Market.FUTURES,
@@ -176,7 +200,8 @@ def make_trade(owner: StrategyAccount, **fields: Any) -> Trade:
 
 
 def make_failed_order(owner: StrategyAccount, **fields: Any) -> FailedOrder:
-    intent = make_intent(owner, symbol=fields.get("symbol", "BTC/USDT"), home=Home.FAILED)
+    symbol, created_at = fields.get("symbol", "BTC/USDT"), fields.get("created_at", NOON)
+    intent = make_intent(owner, symbol=symbol, created_at=created_at, home=Home.FAILED)
     defaults: dict[str, Any] = {
         "symbol": intent.symbol,
         "side": intent.side,

@@ -97,7 +97,11 @@ class TestRetry:
         result = retry(failed)
 
         (sent,) = exchanges.of(follower).submitted
-        assert (sent.client_order_id, sent.quantity, sent.price) == (next_client_id(failed), 1, 90_000)
+        assert (sent.client_order_id, sent.quantity, sent.price) == (
+            next_client_id(failed),
+            Decimal(1),
+            Decimal(90_000),
+        )
         intent, placement = intent_of(failed), Placement.objects.get(number=2)
         assert result.as_json() == {"success": True, "order_id": placement.exchange_order_id}
         assert (intent.home, intent.retry_count, placement.is_retry) == (Home.EXCHANGE, 1, True)
@@ -362,7 +366,7 @@ class TestRefusedRetry:
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
         make_position(follower, "1")
-        close = {"side": "SELL", "closes_position": True}
+        close: dict[str, Any] = {"side": "SELL", "closes_position": True}
         one, other = make_failed(follower, **close), make_failed(follower, **close)
 
         results = bulk(BulkAction.RETRY, one, other)

@@ -9,8 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connections
 from django.test import AsyncClient, Client
 
 from orders.clock import database_now
@@ -455,7 +457,7 @@ class TestSchedule:
         assert failed.next_retry_at is None
 
 
-def exported(client: Client, **query: Any) -> list[dict[str, str]]:
+def exported(client: Client, **query: str) -> list[dict[str, str]]:
     response = client.get(f"{URL}/export.csv", query)
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/csv")
@@ -500,9 +502,11 @@ class TestExport:
         with Queries() as after:
             assert NO_MONEY.message.encode() in next(lines)
         assert (before.count, after.count) == (0, 2)  # the unresolved and the failed
+        response.close()
+        assert list(lines) == []  # the database's cursor is closed with it
 
     def test_names_every_fault_of_its_filters(self, owner: Client) -> None:
-        response = owner.get(f"{URL}/export.csv", {"page": 1, "status": "x"})
+        response = owner.get(f"{URL}/export.csv", {"page": "1", "status": "x"})
         assert [fault["field"] for fault in response.json()["errors"]] == ["status", "page"]
 
 
@@ -519,6 +523,7 @@ class TestExportOverAsgi:
         assert response.is_async is True  # type: ignore[attr-defined]
         text = b"".join([block async for block in response.streaming_content])  # type: ignore[attr-defined]
         assert NO_MONEY.message.encode() in text
+        await sync_to_async(connections.close_all)()  # of the thread that served it
 
 
 class TestStats:

@@ -345,8 +345,8 @@ class TestBatch:
             "executed_from_queue": 20, "remaining_in_queue": 5, "successful_orders": 25, "failed_orders": 5,
             "exchange_submitted": 20,
         }  # fmt: skip
-        prices = OpenOrder.objects.values_list("intent__price", flat=True)
-        assert sorted(prices) == [Decimal(90_005 + number) for number in range(20)]
+        prices = OpenOrder.objects.order_by("intent__price").values_list("intent__price", flat=True)
+        assert list(prices) == [Decimal(90_005 + number) for number in range(20)]
         assert FailedOrder.objects.count() == 5
         assert len({request.client_order_id for request in fake.submitted}) == 25
 

@@ -115,10 +115,15 @@ class TestCaps:
 
     def test_hold_whatever_is_lowered(self) -> None:
         counts = (None, 0, 1, 2, 7, 30)
-        for default, limit, stop, total, theirs, stops in product((0, 1, 5, 20), *[counts] * 5):
-            assert default is not None
-            lowered = {"limit": limit, "stop": stop, "total": total}
-            got = caps_for(default_limit=default, **lowered, exchange_limit=theirs, exchange_stop=stops)
+        for default, (limit, stop, total, theirs, stops) in product((0, 1, 5, 20), product(counts, repeat=5)):
+            got = caps_for(
+                default_limit=default,
+                limit=limit,
+                stop=stop,
+                total=total,
+                exchange_limit=theirs,
+                exchange_stop=stops,
+            )
             limits = [count for count in (default, limit, theirs) if count is not None]
             assert 0 <= got.limit <= min(limits)
             assert 0 <= got.stop <= min([10**6, *(count for count in (stop, stops) if count is not None)])

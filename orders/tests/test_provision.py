@@ -127,9 +127,50 @@ class TestProvision:
         ]
         assert run(content).changes == []
 
-    def test_warns_that_there_is_no_queue_yet(self) -> None:
-        assert [warning[:28] for warning in run(CONTENT).warnings] == ["strategy test1: QUEUED is st"]
-        assert run(changed(strategies__execution_mode="IMMEDIATE")).warnings == []
+    def test_sets_the_guards_and_says_what_changed(self) -> None:
+        run(CONTENT)
+        content = changed(
+            strategies__symbol_allowlist=["BTC/USDT"],
+            strategies__max_orders_per_minute=None,
+            strategies__max_price_deviation_percent="5",
+            accounts__max_orders_per_minute=60,
+            accounts__queue_limit_cap=8,
+        )
+        content["strategies"][0]["accounts"][0] |= {
+            "max_order_notional": "500", "max_position_notional": "2000.5", "max_symbols": 3,
+            "daily_loss_limit": 100, "max_drawdown_percent": "12.5",
+        }  # fmt: skip
+
+        assert [str(change) for change in run(content).changes] == [
+            "account trader/main: queue_limit_cap None -> 8, max_orders_per_minute 300 -> 60",
+            "strategy test1: symbol_allowlist [] -> ['BTC/USDT'], max_orders_per_minute 300 -> None, "
+            "max_price_deviation_percent None -> 5",
+            "main under test1: max_order_notional None -> 500, max_position_notional None -> 2000.5, "
+            "max_symbols None -> 3, daily_loss_limit None -> 100, max_drawdown_percent None -> 12.5",
+        ]
+        assert run(content).changes == []
+
+    @pytest.mark.parametrize(
+        ("cap", "value", "words"),
+        [
+            ("queue_limit_cap", 21, "can only lower the cap: at most 20 (QUEUE_LIMIT_CAP); it is 21"),
+            ("queue_stop_cap", 6, "can only lower the cap: at most 5 (a quarter of the LIMIT cap); it is 6"),
+            ("queue_total_cap", 26, "can only lower the cap: at most 25 (the sum of both); it is 26"),
+        ],
+    )
+    def test_refuses_a_cap_that_would_raise_what_it_can_only_lower(
+        self, cap: str, value: int, words: str
+    ) -> None:
+        assert faults_of(changed(**{f"accounts__{cap}": value})) == [f"accounts[0].{cap}: {words}"]
+        assert not Account.objects.exists()
+        run(changed(**{f"accounts__{cap}": value - 1}))
+
+    @pytest.mark.parametrize("value", [0, -1])
+    @pytest.mark.parametrize("cap", ["queue_limit_cap", "queue_stop_cap", "queue_total_cap"])
+    def test_refuses_a_cap_below_one(self, cap: str, value: int) -> None:
+        (fault,) = faults_of(changed(**{f"accounts__{cap}": value}))
+
+        assert fault == f"accounts[0].{cap}: Input should be greater than or equal to 1"
 
     def test_writes_nothing_when_it_only_checks(self) -> None:
         result = run(CONTENT, check_only=True)

@@ -10,6 +10,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from orders import selectors
+from orders.failed_listing import failed_orders
+from orders.failed_selectors import FailedFilter
 from orders.models import FailedStatus, OpenOrder, StrategyAccount
 from orders.selectors import Visible
 from orders.states import OrderStatus
@@ -128,7 +130,7 @@ class TestFailedOrders:
     def test_leaves_out_removed_ones(self, owner: StrategyAccount) -> None:
         make_failed_order(owner, status=FailedStatus.REMOVED)
 
-        assert selectors.failed_orders(EVERYBODY, now=NOON) == []
+        assert failed_orders(EVERYBODY, now=NOON) == []
 
     def test_shows_one_that_is_submitting_for_too_long_as_resolving(self, owner: StrategyAccount) -> None:
         failed = make_failed_order(owner)
@@ -137,12 +139,53 @@ class TestFailedOrders:
         )
         make_open_order(owner, status=OrderStatus.SUBMITTING, submitted_at=NOON - timedelta(seconds=4))
 
-        rows = selectors.failed_orders(EVERYBODY, now=NOON)
+        rows = failed_orders(EVERYBODY, now=NOON)
 
         assert [(row.key, row.is_resolving) for row in rows] == [
             (f"resolving-{unknown.pk}", True),
             (f"failed-{failed.pk}", False),
         ]
+
+    def test_shows_the_markets_price_beside_its_own(self, owner: StrategyAccount) -> None:
+        make_failed_order(owner)
+        make_open_order(owner, status=OrderStatus.SUBMITTING, submitted_at=NOON - timedelta(seconds=63))
+        set_price("95321.4", seen_at=NOON - timedelta(seconds=63))
+
+        resolving, failed = failed_orders(EVERYBODY, now=NOON)
+
+        assert (failed.last_price, failed.last_price_is_stale) == (Decimal("95321.4"), True)
+        assert resolving.last_price == failed.last_price
+        assert (resolving.needs_decision, failed.needs_decision) == (True, False)
+
+    def test_can_be_sent_again_until_all_retries_are_used_up(self, owner: StrategyAccount) -> None:
+        for retries in (4, 5):
+            make_failed_order(owner, retry_count=retries)
+
+        assert [row.can_retry for row in failed_orders(EVERYBODY, now=NOON)] == [False, True]
+
+    @pytest.mark.parametrize(
+        ("only", "found"),
+        [
+            (FailedFilter(symbol="ETH/USDT"), ["ETH/USDT", "ETH/USDT"]),
+            (FailedFilter(error_type="timeout"), ["ETH/USDT"]),
+            (FailedFilter(created_after=NOON), ["ETH/USDT"]),
+            (FailedFilter(created_before=NOON), ["ETH/USDT", "BTC/USDT"]),
+            (FailedFilter(strategy_account_id=0), []),
+        ],
+    )
+    def test_are_those_that_are_asked_for(
+        self, owner: StrategyAccount, only: FailedFilter, found: list[str]
+    ) -> None:
+        make_failed_order(owner, created_at=NOON - timedelta(seconds=1))
+        make_failed_order(owner, symbol="ETH/USDT", error_type="timeout")
+        make_open_order(
+            owner,
+            symbol="ETH/USDT",
+            status=OrderStatus.SUBMITTING,
+            submitted_at=NOON - timedelta(seconds=6),
+        )
+
+        assert [row.symbol for row in failed_orders(EVERYBODY, now=NOON, only=only)] == found
 
 
 class TestEventRows:
@@ -175,7 +218,7 @@ READS: list[tuple[Callable[..., list[Any]], Callable[[StrategyAccount, int], obj
     (selectors.positions, lambda owner, n: make_position(owner, symbol=f"C{n}/USDT")),
     (selectors.open_orders, lambda owner, n: make_open_order(owner)),
     (selectors.recent_trades, lambda owner, n: make_trade(owner)),
-    (selectors.failed_orders, lambda owner, n: make_failed_order(owner)),
+    (failed_orders, lambda owner, n: make_failed_order(owner)),
 ]
 
 
@@ -224,5 +267,5 @@ class TestQueries:
                 rows = read(EVERYBODY, now=NOON)
             counts.append((len(queries), len(rows)))
 
-        expected = 2 if read is selectors.failed_orders else 1
+        expected = 2 if read is failed_orders else 1
         assert counts == [(expected, 3), (expected, 33)]

@@ -28,7 +28,7 @@ from orders.tests.factories import (
 pytestmark = pytest.mark.django_db
 
 # Of orders that only wait, and of orders that send others back to the queue and then follow them.
-WAITING, SWAPPING = 6, 28
+WAITING, SWAPPING = 6, 22
 STOP = {
     "order_type": "STOP_MARKET",
     "stop_price": "80000",

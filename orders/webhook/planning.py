@@ -34,7 +34,11 @@ class ConfigChanged(Exception):
 
 
 class AccountsOff(Exception):
-    """Every account that could serve this payload is switched off."""
+    """Every account that could serve this payload is switched off. `killed`: all by their kill switches."""
+
+    def __init__(self, *, killed: bool) -> None:
+        super().__init__()
+        self.killed = killed
 
 
 @dataclass(slots=True)
@@ -54,6 +58,7 @@ class Pair:
     reduce_only: bool = False
     instrument: InstrumentSpec | None = None
     reference_price: Decimal | None = None
+    last_price: Decimal | None = None  # where a guard asks for it
     problem: tuple[ErrorType, str] | None = None
 
     @property
@@ -118,7 +123,7 @@ def _check_accounts(strategy: StrategyConfig, specs: Iterable[OrderSpec]) -> Non
     if faults:
         raise PayloadFault("no_account", *faults)
     if not any(follower.is_active for follower in candidates):
-        raise AccountsOff
+        raise AccountsOff(killed=all(follower.account.kill_switch for follower in candidates))
 
 
 def _tables(
@@ -211,11 +216,24 @@ def _pair(spec: OrderSpec, follower: Follower, symbol: str, version: int) -> Pai
         # Only an order that is sized by the price waits for it; the others' value is judged if it is at hand.
         sized_by_it = spec.qty_per is not None and not spec.is_close
         pair.reference_price = last_price(follower.account, spec.market_type, symbol, may_ask=sized_by_it)
+    if not spec.is_close:
+        pair.last_price = _price_for_guards(pair)
     if spec.order_type is OrderType.MARKET:
         pair.price = None  # for MARKET the payload's price is a sizing hint only
     if not spec.is_close:
         _size(pair)
     return pair
+
+
+def _price_for_guards(pair: Pair) -> Decimal | None:
+    """Return the last price where a guard wants it; the exchange is asked where it cannot do without."""
+    guards, spec = pair.follower.guards, pair.spec
+    far = guards.price_deviation_percent is not None and spec.order_type is not OrderType.MARKET
+    value = guards.order_notional is not None or guards.position_notional is not None
+    if not (far or value):
+        return None
+    must = far or spec.order_type is OrderType.MARKET  # what a sender says of the price does not count here
+    return last_price(pair.follower.account, spec.market_type, pair.symbol, may_ask=must)
 
 
 def _size(pair: Pair) -> None:

@@ -23,11 +23,19 @@ from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from exchanges import runtime  # noqa: E402
+from exchanges.adapters.types import Credentials  # noqa: E402
+from exchanges.models import Instrument  # noqa: E402
 from orders.events import EventsLogged, publish, subscribe  # noqa: E402
 from orders.models import (  # noqa: E402
+    DeliveryState,
     EventSource,
     EventType,
+    FailedOrder,
+    FailedStatus,
     OpenOrder,
+    OrderIntent,
+    PendingOrder,
+    Placement,
     StrategyAccount,
     StrategyPosition,
     Trade,
@@ -38,6 +46,7 @@ from orders.tests.rows import (  # noqa: E402
     make_failed_order,
     make_instrument,
     make_open_order,
+    make_pending_order,
     make_position,
     make_strategy_account,
     make_trade,
@@ -47,13 +56,17 @@ from tracking import bell  # noqa: E402
 from tracking.models import OrderTrackingSession, SessionStatus  # noqa: E402
 
 USERNAME, PASSWORD = "trader", "correct horse battery"  # noqa: S105  of a throw-away database
+KEY, SECRET = "demo-key", "demo-secret"  # of a simulated exchange
 NASTY = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
 def people() -> StrategyAccount:
     if not (user := User.objects.filter(username=USERNAME).first()):
         user = User.objects.create_user(USERNAME, password=PASSWORD)
-    return make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
+    owner = make_strategy_account(user=user, group_name="btc-breakout", account_name="main")
+    owner.account.credentials = Credentials(api_key=KEY, api_secret=SECRET)
+    owner.account.save()
+    return owner
 
 
 def fill() -> None:
@@ -108,7 +121,9 @@ def fill() -> None:
         last_executed_at=now - timedelta(hours=2),
     )
     _orders(owner, second)
+    _waiting(owner, second)
     _history(owner, second)
+    _failed(owner, second)
 
 
 def _orders(owner: StrategyAccount, second: StrategyAccount) -> None:
@@ -150,8 +165,108 @@ def _orders(owner: StrategyAccount, second: StrategyAccount) -> None:
         stop_price=Decimal("3305"),
         quantity=Decimal("2"),
         status=OrderStatus.SUBMITTING,
-        submitted_at=now - timedelta(seconds=20),
+        submitted_at=now - timedelta(seconds=95),
     )
+
+
+def _waiting(owner: StrategyAccount, second: StrategyAccount) -> None:
+    """A ladder of limits on both sides, a stop that waits its turn, one that the exchange put off."""
+    now = timezone.now()
+    for step in range(5):
+        make_pending_order(
+            owner,
+            price=Decimal(93250 - 250 * step),
+            quantity=Decimal("0.120"),
+            filled_quantity=Decimal("0.035") if step == 1 else Decimal(0),
+            queued_at=now - timedelta(minutes=9 - step),
+        )
+    for step in range(3):
+        make_pending_order(
+            owner,
+            side="SELL",
+            price=Decimal(98250 + 250 * step),
+            quantity=Decimal("0.060"),
+            is_retry=step == 1,
+            retry_count=1 if step == 1 else 0,
+            queued_at=now - timedelta(minutes=3),
+        )
+    make_pending_order(
+        second,
+        symbol="ETH/USDT",
+        side="SELL",
+        order_type="STOP_MARKET",
+        price=None,
+        stop_price=Decimal("3210"),
+        quantity=Decimal("6.25"),
+        reduce_only=True,
+        queued_at=now - timedelta(seconds=42),
+    )
+    make_pending_order(
+        second,
+        symbol="ETH/USDT",
+        price=Decimal("3350"),
+        quantity=Decimal("1.5"),
+        retry_count=2,
+        waits_until=now + timedelta(minutes=2),
+        reason="Too many requests. (code -1003)",
+        queued_at=now - timedelta(minutes=1),
+    )
+
+
+def _failed(owner: StrategyAccount, second: StrategyAccount) -> None:
+    now = timezone.now()
+    make_failed_order(
+        owner,
+        reason="The balance does not cover this order.",
+        exchange_error="Margin is insufficient. (code -2019)",
+        created_at=now - timedelta(minutes=11),
+        retry_count=2,
+    )
+    make_failed_order(
+        owner,
+        symbol="SOL/USDT",
+        price=Decimal("186.5"),
+        quantity=Decimal("40"),
+        reason="The exchange did not answer in time.",
+        error_type="timeout",
+        next_retry_at=now + timedelta(minutes=50),
+        created_at=now - timedelta(minutes=18),
+        retry_count=1,
+    )
+    make_failed_order(
+        second,
+        symbol="ETH/USDT",
+        side="SELL",
+        price=Decimal("3600"),
+        reason="Expired on the exchange",
+        error_type="unknown",
+        status="expired",
+        created_at=now - timedelta(minutes=31),
+    )
+    make_failed_order(
+        second,
+        symbol="DOGE/USDT",
+        price=Decimal("0.31"),
+        quantity=Decimal("5000"),
+        reason="The exchange takes no more orders here.",
+        error_type="limit_exceeded",
+        exchange_error="Reach max open order limit. (code -2025)",
+        retry_count=5,
+        created_at=now - timedelta(hours=5),
+    )
+    for day in range(1, 24):
+        for number in range((day * 7) % 5):
+            make_failed_order(
+                second if number % 2 else owner,
+                symbol=("BTC/USDT", "ETH/USDT", "SOL/USDT")[(day + number) % 3],
+                reason=(
+                    "The balance does not cover this order.",
+                    "Too many requests",
+                    "The quantity is below the smallest that is allowed.",
+                )[(day * number) % 3],
+                status="removed",
+                created_at=now - timedelta(days=day, minutes=number),
+            )
 
 
 def _history(owner: StrategyAccount, second: StrategyAccount) -> None:
@@ -173,23 +288,6 @@ def _history(owner: StrategyAccount, second: StrategyAccount) -> None:
             fees={"USDT": str(Decimal("1.87") + step)},
             last_executed_at=now - timedelta(minutes=7 * step + 1),
         )
-    make_failed_order(
-        owner,
-        reason="The balance does not cover this order.",
-        exchange_error="Margin is insufficient. (code -2019)",
-        created_at=now - timedelta(minutes=11),
-        retry_count=2,
-    )
-    make_failed_order(
-        second,
-        symbol="ETH/USDT",
-        side="SELL",
-        price=Decimal("3600"),
-        reason="Expired on the exchange",
-        error_type="unknown",
-        status="expired",
-        created_at=now - timedelta(minutes=31),
-    )
     order = OpenOrder.objects.select_related("intent").filter(strategy_account=owner).order_by("pk").first()
     assert order is not None
     story = (
@@ -268,6 +366,78 @@ def fail() -> None:
     log_event(owner, type=EventType.FAILED, intent=failed.intent, message=NASTY, created_at=timezone.now())
 
 
+def fail_clean(symbol: str = "BTC/USDT", retry_count: str = "0", error_type: str = "rate_limit") -> None:
+    owner = people()
+    if not Instrument.objects.filter(symbol=symbol).exists():
+        make_instrument(symbol)
+    failed = make_failed_order(
+        owner,
+        symbol=symbol,
+        reason="Too many requests",
+        error_type=error_type,
+        retry_count=int(retry_count),
+        created_at=timezone.now(),
+    )
+    failed.intent.retry_count, failed.intent.is_queued = failed.retry_count, True
+    failed.intent.save()
+    delivery = failed.intent.delivery
+    delivery.state, delivery.answered_at = DeliveryState.ANSWERED, timezone.now()
+    delivery.save()
+    log_event(owner, type=EventType.FAILED, intent=failed.intent, created_at=timezone.now())
+    sys.stdout.write(f"{failed.pk}\n")
+
+
+def wait(price: str = "95000", side: str = "BUY") -> None:
+    pending = make_pending_order(people(), price=Decimal(price), side=side, queued_at=timezone.now())
+    _log(pending.intent, EventType.QUEUED, EventSource.QUEUE)
+    sys.stdout.write(f"{pending.pk}\n")
+
+
+def put_off(pk: str) -> None:
+    pending = PendingOrder.objects.select_related("intent").get(pk=int(pk))
+    pending.waits_until, pending.reason = timezone.now() + timedelta(minutes=5), NASTY[:200]
+    pending.save()
+    _log(pending.intent, EventType.QUEUED, EventSource.QUEUE)
+
+
+def go(pk: str) -> None:
+    """A waiting order gets a slot."""
+    pending = PendingOrder.objects.select_related("intent").get(pk=int(pk))
+    intent = pending.intent
+    pending.delete()
+    placement = Placement.objects.create(
+        intent=intent,
+        account=intent.strategy_account.account,
+        client_order_id=f"th{intent.uid}0001",
+        quantity=intent.quantity,
+        send_by=timezone.now(),
+        created_at=timezone.now(),
+    )
+    OpenOrder.objects.create(
+        intent=intent,
+        placement=placement,
+        account=placement.account,
+        strategy_account=intent.strategy_account,
+        book=intent.book,
+        status=OrderStatus.NEW,
+        submitted_at=timezone.now(),
+        updated_at=timezone.now(),
+    )
+    _log(intent, EventType.SUBMITTING, EventSource.QUEUE)
+
+
+def remove_failed(pk: str) -> None:
+    """Somebody else removes it, in another window."""
+    failed = FailedOrder.objects.select_related("intent").get(pk=int(pk))
+    failed.status = FailedStatus.REMOVED
+    failed.save()
+    _log(failed.intent, EventType.REMOVED, EventSource.OPERATOR)
+
+
+def _log(intent: OrderIntent, kind: EventType, source: EventSource) -> None:
+    log_event(intent.strategy_account, type=kind, source=source, intent=intent, created_at=timezone.now())
+
+
 def price(text: str) -> None:
     set_price(text, seen_at=timezone.now())
 
@@ -296,6 +466,11 @@ STEPS: dict[str, Callable[..., object]] = {
     "fill-part": fill_part,
     "fill-rest": fill_rest,
     "fail": fail,
+    "fail-clean": fail_clean,
+    "wait": wait,
+    "put-off": put_off,
+    "go": go,
+    "remove-failed": remove_failed,
     "price": price,
     "events": events,
 }

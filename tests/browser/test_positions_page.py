@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 SIDEWAYS = """
     [document.documentElement, ...document.querySelectorAll(".card, .summary, .bar")]
         .filter((element) => element.scrollWidth > element.clientWidth)
-        .map((element) => element.className || element.tagName)
+        .map((element) => element.getAttribute("aria-labelledby") || element.className || element.tagName)
 """
 on_sqlite = pytest.mark.parametrize("site", ["sqlite"], indirect=True)  # where the database is no matter
 SOON = 10_000  # milliseconds; the promise is one second, on a machine that has nothing else to do

@@ -21,22 +21,26 @@ CONFIG: dict[str, Any] = {
         }
         for name, key, secret in (("main", "k1", "s1"), ("second", "k2", "s2"))
     ],
-    "strategies": [
-        {
-            "group_name": "one", "user": "trader", "token": "token-one", "market_type": "FUTURES",
-            "execution_mode": "IMMEDIATE",
-            "accounts": [{"account": "main", "allocated_capital": "10000", "leverage": 10}],
-        },
-        {
-            "group_name": "two", "user": "trader", "token": "token-two", "market_type": "FUTURES",
-            "execution_mode": "IMMEDIATE",
-            "accounts": [
-                {"account": "main", "allocated_capital": "10000", "leverage": 10},
-                {"account": "second", "allocated_capital": "10000", "leverage": 10},
-            ],
-        },
-    ],
 }  # fmt: skip
+STRATEGIES: list[dict[str, Any]] = [
+    {
+        "group_name": "one",
+        "user": "trader",
+        "token": "token-one",
+        "market_type": "FUTURES",
+        "accounts": [{"account": "main", "allocated_capital": "10000", "leverage": 10}],
+    },
+    {
+        "group_name": "two",
+        "user": "trader",
+        "token": "token-two",
+        "market_type": "FUTURES",
+        "accounts": [
+            {"account": "main", "allocated_capital": "10000", "leverage": 10},
+            {"account": "second", "allocated_capital": "10000", "leverage": 10},
+        ],
+    },
+]
 
 # Every waiting time of the specification, shortened: what is proven is the order of things.
 QUICK = {
@@ -49,11 +53,19 @@ QUICK = {
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def mode() -> str:
+    """How the strategies' LIMIT and STOP orders go out; a test's own `mode` overrides it."""
+    return "QUEUED"
+
+
+@pytest.fixture
+def site(tmp_path: Path, mode: str) -> Iterator[Site]:
     with Site.on_services(tmp_path, **QUICK) as made:
         made.start_simulator("--fixed")
         path = tmp_path / "provision.json"
-        path.write_text(json.dumps(CONFIG))
+        path.write_text(
+            json.dumps(CONFIG | {"strategies": [s | {"execution_mode": mode} for s in STRATEGIES]})
+        )
         made.manage("provision", str(path))
         yield made
 

@@ -13,6 +13,7 @@ from tests.processes import Answer, Process, Site, post_webhook, wait_until
 from tests.services.conftest import Gate
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(150)]
+both_modes = pytest.mark.parametrize("mode", ["QUEUED", "IMMEDIATE"])
 
 Read = Callable[..., list[dict[str, Any]]]
 
@@ -101,6 +102,7 @@ class TestKilledBetweenCommitAndSend:
         assert_each_exists_once(site, rows, orders=14)
 
 
+@both_modes
 class TestKilledWhileTheRequestIsOnItsWay:
     def test_limits_that_never_arrived_are_placed_anew_and_a_market_order_is_not(
         self, site: Site, rows: Read
@@ -171,6 +173,7 @@ class TestLostAnswer:
 
 
 class TestFrozenBeforeSending:
+    @both_modes
     def test_a_thawed_process_sends_nothing_that_was_settled(
         self, site: Site, rows: Read, gate: Gate
     ) -> None:

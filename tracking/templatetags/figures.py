@@ -116,3 +116,15 @@ def moment(value: datetime | None) -> SafeString | str:
         f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d} UTC",
         f"{utc:%H:%M:%S}",
     )
+
+
+@register.simple_tag
+def age(since: datetime) -> SafeString:
+    """How long ago something began: its time, until the page's script rewrites it as an age."""
+    utc = since.astimezone(UTC)
+    return format_html(
+        '<time class="age" datetime="{}" title="{}">{}</time>',
+        utc.isoformat(timespec="milliseconds"),
+        f"{utc:%Y-%m-%d %H:%M:%S} UTC",
+        f"{utc:%H:%M:%S}",
+    )

@@ -20,21 +20,28 @@ from exchanges.adapters.types import (
     VenueOrderStatus,
 )
 from exchanges.models import Account, Instrument, LastPrice
+from orders.clock import database_now
 from orders.models import (
     EventSource,
     EventType,
     FailedOrder,
+    Home,
+    OpenOrder,
     OrderEvent,
+    OrderIntent,
+    Placement,
     StrategyPosition,
     Trade,
     TradeExecution,
 )
 from orders.services.settlement import apply_reports
+from orders.services.waiting import pending_for
+from orders.tests.factories import Gate
 from tracking import applying, follower
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.streams import Streams
 from tracking.tests.conftest import Exchanges
-from tracking.tests.making import make_account, make_resting, open_order, report, wait_until
+from tracking.tests.making import make_account, make_order, make_resting, open_order, report, wait_until
 from tracking.tests.running import streams_process
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -377,3 +384,32 @@ def _executions_asked(exchange: FakeExchange) -> list[OrderRef]:
 
     exchange.fetch_executions = counted  # type: ignore[method-assign]
     return asked
+
+
+class TestDueOrders:
+    def test_of_one_account_do_not_wait_for_the_slow_exchange_of_another(
+        self, exchanges: Exchanges, settings: Settings
+    ) -> None:
+        settings.QUEUE_LIMIT_CAP = 1
+        slow, quick = make_account(), make_account()
+        gate = Gate()
+        exchanges.of(slow).before_placing = gate
+        with streams_process():
+            make_due(slow)
+            assert gate.reached.wait(10)
+            try:
+                order = make_due(quick)
+                wait_until(lambda: OpenOrder.objects.filter(intent=order, status="NEW").exists(), seconds=5)
+            finally:
+                gate.open()
+
+
+def make_due(account: Account) -> OrderIntent:
+    """An order of this account whose back-off has ended."""
+    intent = make_order(account).intent
+    OpenOrder.objects.all().filter(intent=intent).delete()
+    Placement.objects.filter(intent=intent).delete()
+    OrderIntent.objects.filter(pk=intent.pk).update(home=Home.QUEUE, is_queued=True)
+    ended = database_now() - timedelta(seconds=1)
+    pending_for(intent, account_id=account.pk, now=ended, waits_until=ended).save(force_insert=True)
+    return intent

@@ -14,6 +14,7 @@ from orders.tests.rows import (
     log_event,
     make_failed_order,
     make_open_order,
+    make_pending_order,
     make_position,
     make_strategy_account,
     make_trade,
@@ -91,6 +92,25 @@ class TestPositionsView:
             trader, f"?user={other.strategy.user_id}&strategy_account={other.pk}"
         )
 
+    def test_shows_the_failed_orders_that_the_address_asks_for(
+        self, owner: StrategyAccount, trader: Client
+    ) -> None:
+        bitcoin, ether = make_failed_order(owner), make_failed_order(owner, symbol="ETH/USDT")
+
+        text = page(trader, "?symbol=eth/usdt")
+
+        assert f'id="failed-{ether.pk}"' in text
+        assert f'id="failed-{bitcoin.pk}"' not in text
+
+    def test_says_what_is_wrong_with_an_address(self, owner: StrategyAccount, trader: Client) -> None:
+        failed = make_failed_order(owner)
+
+        text = page(trader, "?error_type=<script>alert(1)</script>")
+
+        assert 'role="alert">There is no such reason.</p>' in text
+        assert f'id="failed-{failed.pk}"' in text
+        assert "<script>alert" not in text
+
     def test_lets_staff_filter_by_person(self, owner: StrategyAccount, client: Client) -> None:
         other = make_strategy_account(user=make_user("other"), group_name="other-plan")
         mine, theirs = make_open_order(owner), make_open_order(other)
@@ -116,12 +136,13 @@ class TestPositionsView:
                 log_event(owner, intent=make_open_order(owner).intent)
                 make_trade(owner)
                 make_failed_order(owner)
+                make_pending_order(owner, symbol=f"C{number}{serial}/USDT")
             with CaptureQueriesContext(connection) as queries:
                 page(trader)
             counts.append(len(queries))
 
         looking_back = 2 if connection.vendor == "postgresql" else 0
-        assert counts == [10 + looking_back] * 2
+        assert counts == [13 + looking_back] * 2
 
 
 class TestStreams:

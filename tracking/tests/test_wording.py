@@ -9,6 +9,8 @@ from exchanges.models import Market
 from orders.listing import RESOLVING
 from orders.models import EventSource, EventType, FailedStatus
 from orders.models.intent import OrderTypeChoice, SideChoice
+from orders.services.resolution import ResolutionCode
+from orders.services.retries import Code
 from orders.states import OrderStatus
 from tracking import live, wording
 from tracking.models import SessionStatus
@@ -29,6 +31,7 @@ class TestWords:
             (wording.SOURCES, EventSource),
             (wording.SESSIONS, SessionStatus),
             (wording.STREAMS, StreamState),
+            (wording.REFUSALS, [*Code, *ResolutionCode]),
             (live.AFFECTED, EventType),
         ],
     )

@@ -52,6 +52,13 @@ class TestProduction:
         assert result.returncode != 0
         assert "EXCHANGE_RATE_SHARE" in result.stderr
 
+    @pytest.mark.parametrize("cap", ["0", "-1"])
+    def test_refuses_to_start_with_a_queue_that_lets_nothing_out(self, cap: str) -> None:
+        result = manage("check", env=PRODUCTION | {"QUEUE_LIMIT_CAP": cap})
+
+        assert result.returncode != 0
+        assert "QUEUE_LIMIT_CAP must be at least 1" in result.stderr
+
     @pytest.mark.parametrize("missing", ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"])
     def test_refuses_to_start_without_a_secret(self, missing: str) -> None:
         result = manage("check", env=PRODUCTION | {missing: ""})
@@ -136,6 +143,20 @@ class TestPostgresql:
             "timeout": 3,
         }
         assert "pool" not in database_settings(url, pooled=False).get("OPTIONS", {})
+
+    def test_joins_without_merging_and_keeps_what_the_address_asks_for(self) -> None:
+        url = "postgres://postgres@127.0.0.1:5432/tradehub?options=-c%20statement_timeout%3D9000"
+
+        options = database_settings(url, pooled=False)["OPTIONS"]["options"]
+
+        assert options == "-c enable_mergejoin=off -c statement_timeout=9000"
+
+    @pytest.mark.django_db
+    def test_has_the_settings_in_this_very_suite(self) -> None:
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW enable_mergejoin")
+                assert cursor.fetchone() == ("off",)
 
     @pytest.mark.django_db
     def test_serves_this_very_suite_from_the_pool(self) -> None:

@@ -29,8 +29,6 @@ class Command(BaseCommand):
             raise CommandError(f"{file} cannot be read: {error.strerror}", returncode=2) from None
         except ProvisionFaults as error:
             raise CommandError("\n".join(["Nothing was changed:", *error.faults]), returncode=2) from None
-        for warning in result.warnings:
-            self.stderr.write(self.style.WARNING(f"Warning: {warning}"))
         for change in result.changes:
             self.stdout.write(str(change))
         if not result.changes:

@@ -1,0 +1,237 @@
+"""The queue where two processes, two answers or two rules meet: nothing twice, for ever or for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from exchanges.adapters import exceptions as errors
+from exchanges.adapters.types import OrderRef, OrderRequest
+from orders.models import (
+    EventSource,
+    FailedOrder,
+    OpenOrder,
+    PendingOrder,
+    Placement,
+    Strategy,
+    StrategyAccount,
+)
+from orders.models.intent import client_order_id
+from orders.services.deliveries import take_over
+from orders.services.queue import due_run, errands_run
+from orders.states import OrderStatus
+from orders.tests.factories import (
+    Exchanges,
+    accepted_only,
+    elsewhere,
+    let_lease_end,
+    limit,
+    make_follower,
+    make_strategy,
+    post,
+)
+from orders.tests.test_queue import (
+    ended,
+    hear,
+    hear_and_follow_up,
+    intent_at,
+    ladder,
+    let_back_off_end,
+    place,
+    resting,
+    the_placement,
+    waiting,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def block(follower: StrategyAccount) -> None:
+    """Let a guard deny from now on whatever this strategy has waiting."""
+    row = Strategy.objects.get(pk=follower.strategy_id)
+    row.symbol_blocklist = ["BTC/USDT"]
+    row.save()
+
+
+@pytest.fixture
+def follower(exchanges: Exchanges, settings: Settings) -> StrategyAccount:
+    settings.QUEUE_LIMIT_CAP = 3
+    return make_follower()
+
+
+class TestTakeOver:
+    def test_sends_nothing_again_that_another_process_took_from_the_queue(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*ladder(3))
+        delivery = accepted_only(limit(80_000))  # it waits; its process dies
+        name = client_order_id(intent_at(80_000).uid, 1)
+        fake.lose_answer(name, errors.OutcomeUnknown("read timed out"))
+        hear_and_follow_up(follower, ended(exchanges, follower, 90_002))
+        assert OpenOrder.objects.get(intent__price=80_000).status == OrderStatus.SUBMITTING
+        fake.fill(name, announce=False)  # then the exchange would take its id once more
+        let_lease_end(delivery)
+
+        take_over(delivery.pk)
+
+        assert sum(one.client_order_id == name for one in fake.submitted) == 1
+
+    def test_fills_the_slots_that_its_cancels_free(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(4))
+        assert waiting() == [90_000]
+        delivery = accepted_only({"order_type": "CANCEL", "order_id": intent_at(90_003).uid})
+        let_lease_end(delivery)
+
+        take_over(delivery.pk)
+
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [])
+
+
+class TestAccountFull:
+    """The exchange takes no more orders of the whole account."""
+
+    @pytest.fixture
+    def asked(self, follower: StrategyAccount, exchanges: Exchanges) -> list[int]:
+        """Two orders rest in BTC/USDT and fill the account; counts what it is asked to take besides."""
+        place(*ladder(2))
+        fake, numbers = exchanges.of(follower), [0]
+
+        async def refuse(requests: Sequence[OrderRequest]) -> None:
+            numbers[0] += len(requests)
+            room = 2 - sum(one.status == "NEW" for one in fake.orders.values())
+            for request in requests[max(0, room) :]:
+                full = errors.TooManyOpenOrders("Reach max open orders.", account_wide=True)
+                fake.fail(request.client_order_id, full)
+
+        fake.before_placing = refuse
+        return numbers
+
+    def test_is_not_asked_again_and_again(self, asked: list[int]) -> None:
+        place(*[limit(2_000 + each, symbol="ETH/USDT") for each in range(5)])
+
+        assert asked == [3]  # as many as the lane holds; then it is known
+
+    def test_gives_one_slot_that_frees_to_one_order(
+        self, follower: StrategyAccount, exchanges: Exchanges, asked: list[int]
+    ) -> None:
+        place(*[limit(2_000 + each, symbol="ETH/USDT") for each in range(5)])
+        asked[0] = 0
+
+        hear_and_follow_up(follower, ended(exchanges, follower, 90_001))
+
+        assert resting() == [2_004, 90_000]
+        assert asked == [2]  # and the next best, which shows that it is full again
+
+
+class TestCancelThatComesLate:
+    def test_of_an_order_found_alive_meanwhile_puts_it_back_into_the_queue(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        worst = the_placement(90_000)
+
+        async def found_alive(refs: Sequence[OrderRef]) -> None:
+            """The limiter holds the cancel; a part fills, and reconciliation fetches the order."""
+            report = fake.fill(worst.client_order_id, quantity=Decimal("0.4"), announce=False)
+            await elsewhere(lambda: hear(follower, report, source=EventSource.RECONCILIATION))
+
+        fake.before_cancelling = found_alive
+
+        place(limit(95_000))
+
+        assert not FailedOrder.objects.exists()
+        assert waiting() == [90_000]
+        assert PendingOrder.objects.get().intent.remaining_quantity == Decimal("0.6")
+
+
+class TestShrinkThatFailed:
+    def test_is_tried_again_when_the_order_is_found_alive(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        first = the_placement(90_000)
+        place(limit(95_000))
+        post({"order_type": "CANCEL", "order_id": intent_at(95_000).uid})
+        second = the_placement(90_000)
+        assert second.number == 2
+        fake.fail_cancel(second.client_order_id, errors.OutcomeUnknown("read timed out"))
+        late = fake.fill(first.client_order_id, quantity=Decimal("0.4"), announce=False)
+        hear_and_follow_up(follower, late)
+        assert OpenOrder.objects.get(intent__price=90_000).status == OrderStatus.CANCELING
+        fake._cancel_failures.clear()
+
+        report = fake.orders[Placement.objects.get(pk=second.pk).exchange_order_id]
+        errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
+
+        live = [
+            one
+            for one in fake.orders.values()
+            if one.price == 90_000 and one.client_order_id != first.client_order_id and one.status == "NEW"
+        ]
+        assert [one.quantity for one in live] == [Decimal("0.6")]
+
+
+class TestSurplusOfAProcessThatDied:
+    def test_is_taken_back_when_the_resolver_asks(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        first = the_placement(90_000)
+        place(limit(95_000))
+        post({"order_type": "CANCEL", "order_id": intent_at(95_000).uid})
+        second = the_placement(90_000)
+        hear(follower, fake.fill(first.client_order_id, quantity=Decimal("0.4"), announce=False))  # and died
+        order = OpenOrder.objects.get(intent__price=90_000)
+        assert (order.status, order.placement_id) == (OrderStatus.NEW, second.pk)
+        assert order.ask_at is not None
+
+        report = fake.orders[Placement.objects.get(pk=second.pk).exchange_order_id]
+        errands_run(hear(follower, report, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
+
+        assert the_placement(90_000).quantity == Decimal("0.6")
+
+
+class TestGuardHeld:
+    @pytest.fixture
+    def other(self, follower: StrategyAccount) -> StrategyAccount:
+        """Another strategy in the same books."""
+        return make_follower(make_strategy("other", token="another-token"), follower.account)
+
+    def test_does_not_cost_others_their_slots(
+        self, follower: StrategyAccount, other: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(3), group_name="other", token="another-token")
+        place(*ladder(4, start=94_999))
+        block(follower)
+        for price in (95_000, 95_001, 95_002):
+            hear_and_follow_up(follower, ended(exchanges, follower, price))
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [94_999])
+        before = len(exchanges.of(follower).cancelled)
+
+        for _ in range(3):
+            let_back_off_end()
+            due_run()
+
+        assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [94_999])
+        assert len(exchanges.of(follower).cancelled) == before
+
+    def test_does_not_keep_others_from_the_slots_behind_it(
+        self, follower: StrategyAccount, other: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(3, start=96_000))
+        place(*ladder(6, start=95_000))  # more than are looked at once
+        place(*ladder(3), group_name="other", token="another-token")
+        block(follower)
+
+        hear_and_follow_up(follower, ended(exchanges, follower, 96_000))
+
+        assert resting() == [90_002, 96_001, 96_002]
