@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -27,6 +28,7 @@ from orders.writes import Writes
 
 logger = logging.getLogger(__name__)
 
+KEEP_CONNECTION_SECONDS = 0.25
 CANCELABLE = frozenset({*RESTING, OrderStatus.CANCELING})
 Results = list[OrderReport | ExchangeError]
 
@@ -103,6 +105,7 @@ class CancelsSent:
         """Wait for the answers and record them."""
         applied = Applied()
         for group, future in self._started:
+            _give_connection_back(future)
             try:
                 results: Results = future.result()
             except ExchangeError as exc:
@@ -113,6 +116,13 @@ class CancelsSent:
                 continue
             applied.merge(_record(group, results, source=source, now=clock.now()))
         return applied
+
+
+def _give_connection_back(future: Future[Results]) -> None:
+    """A slow exchange holds this thread, not the connection that everybody else needs."""
+    done, _ = wait([future], timeout=KEEP_CONNECTION_SECONDS)
+    if not done and not connection.in_atomic_block:
+        connection.close()
 
 
 def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:

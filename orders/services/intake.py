@@ -376,7 +376,8 @@ class _Intake:
 
     def _withdraw_stopped(self, accepted: Accepted) -> Applied:
         """Something changed since the plan was made: hold back what a switch forbids by now."""
-        stops = stop_reasons({intent.strategy_account_id for intent in accepted.intents})
+        # Among them may be what was taken from the queue, of other strategies.
+        stops = stop_reasons({p.intent.strategy_account_id for p in accepted.placements})
         held = [p for p in accepted.placements if p.intent.strategy_account_id in stops]
         accepted.placements = [p for p in accepted.placements if p.intent.strategy_account_id not in stops]
         outcomes = [Outcome(p.pk, Stopped(stops[p.intent.strategy_account_id])) for p in held]

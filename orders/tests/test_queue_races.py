@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from django.db import connections
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
@@ -20,18 +22,23 @@ from orders.models import (
     StrategyAccount,
 )
 from orders.models.intent import client_order_id
+from orders.services import intake
 from orders.services.deliveries import take_over
 from orders.services.queue import due_run, errands_run
 from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
+    Gate,
+    SideBySide,
     accepted_only,
     elsewhere,
+    incoming,
     let_lease_end,
     limit,
     make_follower,
     make_strategy,
     post,
+    wait_until,
 )
 from orders.tests.test_queue import (
     ended,
@@ -45,6 +52,7 @@ from orders.tests.test_queue import (
     the_placement,
     waiting,
 )
+from orders.webhook.answers import WebhookAnswer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -235,3 +243,50 @@ class TestGuardHeld:
         hear_and_follow_up(follower, ended(exchanges, follower, 96_000))
 
         assert resting() == [90_002, 96_001, 96_002]
+
+
+class TestSwitch:
+    def test_flipped_before_sending_holds_what_the_webhook_took_for_another_strategy(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        other = make_follower(make_strategy("other", token="another-token"), follower.account)
+        place(*ladder(4), group_name="other", token="another-token")
+        hear(follower, ended(exchanges, follower, 90_003))  # and nobody filled its slot yet
+        webhook = intake._Intake(incoming(limit(50_000)))
+        accepted = webhook.accept()
+        assert [placement.intent_id for placement in accepted.placements] == [intent_at(90_000).pk]
+        row = Strategy.objects.get(pk=other.strategy_id)
+        row.kill_switch = True
+        row.save()
+
+        webhook.carry_out(accepted)
+
+        assert 90_000 not in [int(one.price or 0) for one in exchanges.of(follower).submitted]
+        assert 90_000 in waiting()
+
+
+class TestConnection:
+    @pytest.mark.parametrize("with_a_submission", [False, True])
+    def test_is_given_back_while_a_cancel_is_answered_slowly(
+        self, follower: StrategyAccount, exchanges: Exchanges, with_a_submission: bool
+    ) -> None:
+        place(*ladder(3))
+        if with_a_submission:  # its answer is recorded while the cancel is still on its way
+            hear(follower, ended(exchanges, follower, 90_002))
+        gate = Gate()
+        exchanges.of(follower).before_cancelling = gate
+        orders = [limit(95_000 + each) for each in range(2)]
+        held: list[Any] = []
+
+        def send() -> WebhookAnswer:
+            held.append(connections["default"])
+            return post({"orders": orders})
+
+        with SideBySide() as threads:
+            answer = threads.start(send)
+            try:
+                assert gate.reached.wait(10)
+                wait_until(lambda: held[0].connection is None)
+            finally:
+                gate.open()
+            assert answer.result(10).status == 200
