@@ -90,6 +90,11 @@ def caps_for(
     return Caps(min(most, total - reserved), min(stops, total), total)
 
 
+def as_seen(cap: int, fits: int | None, until: datetime | None, now: datetime) -> int:
+    """Return a lane's cap, lowered to what the exchange was seen to take while that is believed."""
+    return cap if fits is None or until is None or until <= now else min(cap, fits)
+
+
 def _least(*counts: int | None) -> int:
     return min(count for count in counts if count is not None)
 

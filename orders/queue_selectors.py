@@ -21,7 +21,7 @@ from exchanges.adapters.types import STOP_TYPES, OrderType, Side
 from exchanges.models import Instrument
 from orders.listing import MANY_WAITING, BookRow, WaitingRow
 from orders.models import Book, OpenOrder, PendingOrder
-from orders.planning import LANE_OF, Candidate, Caps, Lane, Standing, caps_for, in_turn
+from orders.planning import LANE_OF, Candidate, Caps, Lane, Standing, as_seen, caps_for, in_turn
 from orders.selectors import Visible, read, what, whose
 
 BOOKS_SHOWN = 60
@@ -235,9 +235,5 @@ def _caps(book: Mapping[str, Any], *, now: datetime) -> Caps:
         exchange_limit=book["exchange_limit"],
         exchange_stop=book["exchange_stop"],
     )
-    # What the exchange last said that it takes, as long as that is believed.
-    limit, stop = (
-        min(cap, book[f"{lane}_fits"]) if (until := book[f"{lane}_fits_until"]) and until > now else cap
-        for lane, cap in (("limit", caps.limit), ("stop", caps.stop))
-    )
-    return Caps(limit, stop, caps.total)
+    limit = as_seen(caps.limit, book["limit_fits"], book["limit_fits_until"], now)
+    return Caps(limit, as_seen(caps.stop, book["stop_fits"], book["stop_fits_until"], now), caps.total)

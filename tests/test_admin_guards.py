@@ -185,6 +185,14 @@ class TestGuards:
 
         assert (Strategy.objects.get().symbol_allowlist, Strategy.objects.get().symbol_blocklist) == ([], [])
 
+    def test_refuse_an_age_that_no_signal_can_have(self, client: Client, follower: StrategyAccount) -> None:
+        form = self.strategy(max_signal_age_seconds="0")
+
+        page = client.post(url(Strategy, "change", follower.strategy_id), form).content.decode()
+
+        assert "0 would refuse every signal" in page
+        assert Strategy.objects.get().max_signal_age_seconds is None
+
     def test_take_a_list_of_symbols(self, client: Client, follower: StrategyAccount) -> None:
         form = self.strategy(symbol_blocklist='["BTC/USDT"]', max_orders_per_minute="")
 

@@ -14,7 +14,7 @@ from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account, LastPrice
 from orders.clock import database_now
-from orders.models import OpenOrder, OrderIntent, StrategyPosition
+from orders.models import FailedOrder, FailedStatus, OpenOrder, OrderIntent, StrategyPosition
 from tracking.watch import Source
 
 logger = logging.getLogger(__name__)
@@ -22,13 +22,14 @@ logger = logging.getLogger(__name__)
 FETCH_SECONDS = 10.0
 STALE_AFTER = timedelta(seconds=20)  # an unchanged price is written again, to show that it was looked at
 RECENT_INTENTS = 500
+RECENT_FAILED = 500
 RECENTLY = timedelta(hours=1)
 
 Prices = dict[str, Decimal]
 
 
 def tickers_refresh() -> int:
-    """Fetch the prices of everything held, resting or recently traded; return how many were written.
+    """Fetch the prices of everything held, resting, failed or recently traded; return how many were written.
 
     One call per exchange, environment and market, whatever the number of accounts and symbols. A
     price that did not change is not written, unless the row would look abandoned.
@@ -51,6 +52,9 @@ def _wanted() -> tuple[dict[Source, Account], dict[Source, set[str]]]:
     )[:RECENT_INTENTS]
     since = database_now() - RECENTLY
     pairs.update((account, market, symbol) for account, market, symbol, made in recent if made >= since)
+    # The page shows the market's price beside what a retry would ask for.
+    failed = FailedOrder.objects.exclude(status=FailedStatus.REMOVED).order_by("-pk")
+    pairs.update(failed.values_list("strategy_account__account_id", "market_type", "symbol")[:RECENT_FAILED])
     by_id = Account.objects.in_bulk({account_id for account_id, _, _ in pairs})
     accounts: dict[Source, Account] = {}
     symbols: dict[Source, set[str]] = defaultdict(set)

@@ -2,6 +2,58 @@
 
 import django.db.models.deletion
 from django.db import migrations, models
+from django.utils import timezone
+
+from exchanges.fields import plain
+
+
+def order_params(intent):
+    decimals = {
+        'quantity': intent.quantity - intent.filled_quantity,
+        'price': intent.price,
+        'stop_price': intent.stop_price,
+    }
+    return {
+        'symbol': intent.symbol,
+        'market_type': intent.market_type,
+        'side': intent.side,
+        'order_type': intent.order_type,
+        'reduce_only': intent.reduce_only,
+        **{name: plain(value) for name, value in decimals.items() if value is not None},
+    }
+
+
+def waiting_become_failed(apps, schema_editor):
+    """Before the queue's table is dropped: what waits stays in sight as failed orders, to be retried or removed."""
+    FailedOrder = apps.get_model('orders', 'FailedOrder')
+    OrderIntent = apps.get_model('orders', 'OrderIntent')
+    now = timezone.now()
+    waiting = OrderIntent.objects.filter(home='QUEUE').select_related('delivery').order_by('pk')
+    for intent in waiting.iterator(chunk_size=500):
+        FailedOrder.objects.create(
+            intent=intent,
+            strategy_account_id=intent.strategy_account_id,
+            symbol=intent.symbol,
+            market_type=intent.market_type,
+            side=intent.side,
+            order_type=intent.order_type,
+            quantity=intent.quantity - intent.filled_quantity,
+            price=intent.price,
+            stop_price=intent.stop_price,
+            order_params=order_params(intent),
+            reason='It waited in the queue when the queue was taken out of service',
+            error_type='unknown',
+            status='pending_retry',
+            retry_count=intent.retry_count,
+            uid=intent.uid,
+            webhook_id=intent.delivery.webhook_id,
+            created_at=now,
+        )
+    waiting.update(home='FAILED', updated_at=now)
+    if schema_editor.connection.vendor == 'postgresql':
+        # A table with checks outstanding cannot be altered.
+        schema_editor.execute('SET CONSTRAINTS ALL IMMEDIATE')
+        schema_editor.execute('SET CONSTRAINTS ALL DEFERRED')
 
 
 class Migration(migrations.Migration):
@@ -92,4 +144,5 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(models.F('book'), models.F('side'), models.F('priority'), models.OrderBy(models.F('sort_price'), descending=True), models.F('created_at'), models.F('intent'), condition=models.Q(('waits_until__isnull', True)), name='pending_by_rank'), models.Index(condition=models.Q(('waits_until__isnull', False)), fields=['waits_until'], name='pending_due')],
             },
         ),
+        migrations.RunPython(migrations.RunPython.noop, waiting_become_failed),
     ]

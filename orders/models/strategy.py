@@ -103,6 +103,8 @@ class Strategy(ConfigModel):
     def clean(self) -> None:
         """Hold the lists against `symbols_valid` where the field does not: what it takes for empty."""
         faults = {}
+        if self.max_signal_age_seconds == 0:
+            faults["max_signal_age_seconds"] = "0 would refuse every signal; leave it empty for no limit"
         for name in ("symbol_allowlist", "symbol_blocklist"):
             value = getattr(self, name)
             if value in (None, ""):

@@ -27,6 +27,7 @@ from orders.planning import (
     Caps,
     Lane,
     Standing,
+    as_seen,
     caps_for,
     priority_of,
     sort_price_of,
@@ -94,13 +95,8 @@ def _caps(book: Book, *, version: int, now: datetime) -> Caps:
         exchange_limit=instrument.max_open_orders if instrument else None,
         exchange_stop=instrument.max_conditional_orders if instrument else None,
     )
-    limit = _fits(caps.limit, book.limit_fits, book.limit_fits_until, now)
-    return Caps(limit, _fits(caps.stop, book.stop_fits, book.stop_fits_until, now), caps.total)
-
-
-def _fits(cap: int, fits: int | None, until: datetime | None, now: datetime) -> int:
-    """What the exchange was seen to take, while that is fresh."""
-    return cap if fits is None or until is None or until <= now else min(cap, fits)
+    limit = as_seen(caps.limit, book.limit_fits, book.limit_fits_until, now)
+    return Caps(limit, as_seen(caps.stop, book.stop_fits, book.stop_fits_until, now), caps.total)
 
 
 # --- reading ------------------------------------------------------------------------------------------

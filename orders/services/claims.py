@@ -7,6 +7,7 @@ other planners leave alone, so the locks need not outlive the transaction.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -79,6 +80,7 @@ class Claim:
     accounts: dict[int, Account] = field(default_factory=dict)
     _intents: list[OrderIntent] = field(default_factory=list)
     _held: list[PendingOrder] = field(default_factory=list)  # a guard says not now
+    _held_events: list[OrderEvent] = field(default_factory=list)
     _version: int = 0
 
     def plan(
@@ -180,9 +182,20 @@ class Claim:
         self._hold(denied)
 
     def _hold(self, denied: Mapping[int, str]) -> None:
-        for pending in PendingOrder.objects.filter(pk__in=denied):
-            pending.waits_until, pending.reason = self.now + JUDGED_AGAIN, denied[pending.pk][:200]
+        for pending in PendingOrder.objects.filter(pk__in=denied).select_related("intent").order_by("pk"):
+            was, pending.reason = pending.reason, denied[pending.pk][:200]
+            pending.waits_until = self.now + JUDGED_AGAIN
             self._held.append(pending)
+            if _without_figures(was) != _without_figures(pending.reason):  # once, not with every look
+                self._held_events.append(
+                    queued_event(
+                        pending.intent,
+                        account_id=pending.account_id,
+                        source=EventSource.GUARD,
+                        now=self.now,
+                        message=pending.reason,
+                    )
+                )
 
     def placement_keys(self) -> list[int]:
         """Return a key for each placement of `take`: drawn with the locks, where that is possible."""
@@ -210,7 +223,7 @@ class Claim:
 
     def write(self, writes: Writes, keys: Sequence[int]) -> list[OrderEvent]:
         """Collect the rows of what is taken; returns the events, which the caller writes with its own."""
-        log: list[OrderEvent] = []
+        log: list[OrderEvent] = [*self._held_events]
         for intent, key in zip(self._intents, keys, strict=True):
             log.append(self._place(intent, key))
         writes.delete(PendingOrder, [intent.pk for intent in self._intents])
@@ -275,6 +288,11 @@ def queued_event(
         message=message,
         created_at=now,
     )
+
+
+def _without_figures(reason: str) -> str:
+    """Return a guard's sentence without its numbers: they change with the prices, the reason does not."""
+    return re.sub(r"[0-9]+(\.[0-9]+)?", "", reason)
 
 
 def _leaving(order: Candidate) -> Candidate:

@@ -300,8 +300,7 @@ class _Intake:
             except PayloadFault as fault:
                 raise _Answered(self._refuse(strategy, fault)) from fault
             except AccountsOff as exc:
-                sentence = "Every account of this strategy is switched off."
-                raise _Answered(self._record(strategy.id, refusal(403, "accounts_off", sentence))) from exc
+                raise _Answered(self._record(strategy.id, _accounts_off(exc))) from exc
             except AlreadyDelivered as exc:
                 raise _Answered(self._known(WebhookDelivery.objects.get(pk=exc.delivery_id))) from exc
             except IntegrityError:
@@ -446,6 +445,13 @@ class _Intake:
         return deliveries.compose_for(
             accepted.delivery, pairs, cancels=cancels, timings=dict(self.incoming.timings)
         )
+
+
+def _accounts_off(why: AccountsOff) -> WebhookAnswer:
+    if why.killed:
+        sentence = "The kill switch of every account of this strategy is on: no orders are accepted."
+        return refusal(403, "kill_switch", sentence)
+    return refusal(403, "accounts_off", "Every account of this strategy is switched off.")
 
 
 def _bound(function: Callable[[int], T], argument: int) -> Callable[[], T]:

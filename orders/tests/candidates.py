@@ -174,4 +174,18 @@ def scenes(
     caps: st.SearchStrategy[Caps] = caps,
     external: st.SearchStrategy[Mapping[Lane, int]] = externals,
 ) -> st.SearchStrategy[Scene]:
-    return st.builds(Scene, candidates(standings=standings), caps, external)
+    """Books of all kinds, most of them within their caps: full, or with a few slots left."""
+    orders = candidates(standings=standings) | candidates(standings=standings, least=8)
+    any_scene = st.builds(Scene, orders, caps, external)
+    return st.one_of(any_scene, any_scene.map(_within), any_scene.map(_within))
+
+
+def _within(scene: Scene) -> Scene:
+    """Let wait who rests in a slot that is not there, whoever that is: not the worst."""
+    orders, held = list(scene.orders), scene.held()
+    for place, order in enumerate(orders):
+        excess = over(held, scene.caps)
+        if order.standing is Standing.RESTING and (order.lane.value in excess or "total" in excess):
+            orders[place] = replace(order, standing=Standing.WAITING)
+            held[order.lane] -= 1
+    return replace(scene, orders=orders)

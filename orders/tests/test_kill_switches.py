@@ -73,7 +73,7 @@ class TestRefusal:
         assert len(exchanges.of(follower).submitted) == 0
         assert len(exchanges.of(other).submitted) == 1
         kill_switches_set(Scope.ACCOUNT, [other.account_id], engaged=True, by="operator", reason="")
-        assert (post(LIMIT).status, post(LIMIT).body["code"]) == (403, "accounts_off")
+        assert (post(LIMIT).status, post(LIMIT).body["code"]) == (403, "kill_switch")
 
     def test_leaves_a_line_that_says_who_and_why(self, follower: StrategyAccount) -> None:
         ids = [follower.strategy_id]

@@ -40,7 +40,7 @@ LIMIT, STOP = Lane.LIMIT, Lane.STOP
 DEFAULT = caps_for(default_limit=20)
 ROOMY = st.builds(Caps, st.integers(2, 5), st.integers(2, 4))
 
-drawn = settings(max_examples=100, deadline=None)
+drawn = settings(max_examples=80, deadline=None)
 
 
 def ladder(count: int, side: Side, price: int, standing: Standing, *, first: int = 1) -> list[Candidate]:
@@ -401,6 +401,16 @@ class TestTheQueuesCases:
         assert plan.to_follow == tuple(range(51, 61))
 
 
+class TestFreeSlots:
+    def test_are_filled_before_anything_is_canceled(self) -> None:
+        book = [candidate(1, BUY, 100, RESTING), candidate(2, BUY, 80, RESTING), candidate(3, BUY, 90)]
+        assert plan_book(book, caps=Caps(3, 1)) == BookPlan(to_submit=(3,))
+
+    def test_are_given_away_once(self) -> None:
+        book = [candidate(1, BUY, 80, RESTING), candidate(2, BUY, 90), candidate(3, BUY, 91)]
+        assert plan_book(book, caps=Caps(2, 1)) == BookPlan(to_cancel=(1,), to_submit=(3,), to_follow=(2,))
+
+
 class TestABookThatIsTooFull:
     @pytest.mark.parametrize("external", [{}, {LIMIT: 3}])
     def test_is_left_alone_while_nothing_better_comes(self, external: dict[Lane, int]) -> None:
@@ -415,6 +425,18 @@ class TestABookThatIsTooFull:
     def test_gives_nobody_a_slot_that_others_hold(self) -> None:
         book = [candidate(1, BUY, 100, FIXED), candidate(2, BUY, 1, RESTING), candidate(50, BUY, 101)]
         assert plan_book(book, caps=Caps(3, 1), external={LIMIT: 2}) == BookPlan()
+
+    def test_cancels_the_same_ones_however_many_waiting_ones_were_read(self) -> None:
+        # Stops rest beyond their own cap of 0, so that no waiting one is read; a limit needs one slot.
+        book = [
+            candidate(1, BUY, 90, RESTING, lane=STOP, age=1),
+            candidate(2, SELL, 80, RESTING, lane=STOP, age=2),
+            candidate(3, BUY, 85),
+        ]
+        unread = candidate(4, SELL, 81, lane=STOP)  # with it the second is its side's second
+        plan = BookPlan(to_cancel=(1,), to_follow=(3,))
+        assert plan_book(book, caps=Caps(1, 0, 2)) == plan
+        assert plan_book([*book, unread], caps=Caps(1, 0, 2)) == plan
 
     def test_makes_room_for_a_stop_when_limits_rest_beyond_their_own_cap(self) -> None:
         lowered = caps_for(default_limit=20, total=10)
@@ -438,6 +460,10 @@ class TestOrdersOnTheirWay:
         book = [candidate(1, BUY, 100, RETURNING), candidate(2, BUY, 90), candidate(3, BUY, 80)]
         assert plan_book(book, caps=Caps(2, 1)) == BookPlan(to_submit=(2,))
         assert plan_book(book, caps=Caps(1, 1)) == BookPlan()
+
+    def test_one_that_comes_back_to_a_slot_is_not_promised_to_another(self) -> None:
+        book = [candidate(1, BUY, 100, RETURNING), candidate(2, BUY, 80, RESTING), candidate(3, BUY, 90)]
+        assert plan_book(book, caps=Caps(2, 1)) == BookPlan(to_cancel=(2,), to_follow=(3,))
 
     def test_the_slot_of_one_that_does_not_deserve_it_is_promised(self) -> None:
         book = [candidate(1, BUY, 100, RETURNING), candidate(2, BUY, 110), candidate(3, BUY, 90)]

@@ -575,6 +575,36 @@ SWITCHES: dict[str, Callable[[bool], Any]] = {
 }
 
 
+class TestGuardsAtTheDoor:
+    """A guard may say no to what waits already: a limit was lowered since, or a loss guard has tripped."""
+
+    def test_let_it_wait_on_with_a_reason_and_a_line_and_go_when_they_agree_again(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*ladder(4))
+        assert waiting() == [90_000]
+        follower.max_order_notional = Decimal(899)
+        follower.save()
+
+        errands_run(hear(follower, ended(exchanges, follower, 90_003)), source=EventSource.STREAM)
+        PendingOrder.objects.update(waits_until=database_now())
+        due_run()  # judged again; told once
+
+        assert waiting() == [90_000]
+        pending = PendingOrder.objects.get()
+        assert pending.waits_until is not None
+        assert pending.reason == "order value 900 USDT is above the limit of 899 USDT"
+        told = OrderEvent.objects.get(type=EventType.QUEUED, source=EventSource.GUARD)
+        assert (told.intent_id, told.message) == (pending.intent_id, pending.reason)
+
+        follower.max_order_notional = None
+        follower.save()
+        PendingOrder.objects.update(waits_until=database_now())
+        due_run()
+
+        assert (waiting(), 90_000 in resting()) == ([], True)
+
+
 class TestSwitches:
     @pytest.mark.parametrize("level", SWITCHES)
     def test_flipped_while_a_slot_frees_let_nothing_leave(

@@ -34,7 +34,11 @@ class ConfigChanged(Exception):
 
 
 class AccountsOff(Exception):
-    """Every account that could serve this payload is switched off."""
+    """Every account that could serve this payload is switched off. `killed`: all by their kill switches."""
+
+    def __init__(self, *, killed: bool) -> None:
+        super().__init__()
+        self.killed = killed
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ def _check_accounts(strategy: StrategyConfig, specs: Iterable[OrderSpec]) -> Non
     if faults:
         raise PayloadFault("no_account", *faults)
     if not any(follower.is_active for follower in candidates):
-        raise AccountsOff
+        raise AccountsOff(killed=all(follower.account.kill_switch for follower in candidates))
 
 
 def _tables(

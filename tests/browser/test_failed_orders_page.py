@@ -169,6 +169,29 @@ class TestFailedOrders:
 
 
 @on_sqlite
+class TestUnknownOutcomes:
+    def test_are_decided_by_a_person_and_never_sent_again_before(
+        self, site: Site, web: Process, context: BrowserContext
+    ) -> None:
+        write(site, "fill")
+        page = log_in(context, web)
+        unknown = page.locator("#failed-rows tr[id^=resolving]")
+        expect(unknown.locator("[data-act=retry]")).to_have_attribute("aria-disabled", "true")
+        expect(unknown.locator("[data-act=retry]")).to_have_attribute("title", re.compile("placed twice"))
+        expect(unknown.get_by_role("checkbox")).to_have_count(0)
+
+        unknown.get_by_role("button", name="Decide").click()
+        expect(page.locator("#failed-dialog-there")).to_be_focused()
+        dialog(page).get_by_role("button", name="Decide").click()
+        expect(page.locator("#failed-dialog-problem")).to_have_text("Say which.")
+        page.get_by_label("It was never placed").check()
+        dialog(page).get_by_role("button", name="Decide").click()
+
+        expect(toast(page)).to_contain_text("Decided: ETH/USDT", timeout=30_000)
+        expect(unknown).to_have_count(0, timeout=SOON)
+
+
+@on_sqlite
 class TestFilter:
     def test_narrows_the_list_and_the_export_and_survives_a_reload(
         self, site: Site, web: Process, context: BrowserContext

@@ -9,7 +9,8 @@ from django.db.models import F
 from exchanges.adapters.exceptions import OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
 from exchanges.models import Account, LastPrice
-from orders.models import Book, OpenOrder, OrderIntent, StrategyPosition
+from orders.models import Book, FailedStatus, OpenOrder, OrderIntent, StrategyPosition
+from orders.tests.rows import make_failed_order
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import FUTURES, SYMBOL, make_account, make_order, make_resting
 from tracking.tickers import tickers_refresh
@@ -62,6 +63,20 @@ class TestTickersRefresh:
         assert tickers_refresh() == 1
         StrategyPosition.objects.update(quantity=Decimal(0))
         LastPrice.objects.all().delete()
+        assert tickers_refresh() == 0
+
+    def test_writes_the_price_of_a_failed_order_until_it_is_removed(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        owner = make_order(account).intent.strategy_account
+        failed = make_failed_order(owner, symbol=SYMBOL)
+        nothing_recent()
+
+        assert tickers_refresh() == 1
+
+        LastPrice.objects.all().delete()
+        failed.status = FailedStatus.REMOVED
+        failed.save()
         assert tickers_refresh() == 0
 
     def test_writes_only_what_changed(self, account: Account, exchange: FakeExchange) -> None:
