@@ -163,8 +163,8 @@ class TestRebalance:
 
         assert (run.canceled, run.executed) == (better, better)
         if connection.vendor == "postgresql":
-            # Claim, cancel, record: 9. Claim what takes the slots, send, record: 8. Nothing more to do: 2.
-            assert count == 19
+            # Claim, cancel, record: 9. Claim what takes the slots, send, record: 7. Nothing more to do: 2.
+            assert count == 18
 
     def test_costs_one_statement_where_nothing_waits(self, follower: StrategyAccount) -> None:
         count, run = cost({book_of(follower).pk})
