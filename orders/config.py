@@ -37,6 +37,7 @@ class Follower:
     allocated_capital: Decimal
     leverage: int
     is_active: bool  # its own switch and the account's; kill switches count as off
+    is_killed: bool  # switched on, but for its kill switch
     guards: Guards
 
     @property
@@ -219,6 +220,7 @@ def _follower(
         allocated_capital=row.allocated_capital,
         leverage=row.leverage,
         is_active=row.is_active and row.account.is_active and not row.account.kill_switch,
+        is_killed=row.is_active and row.account.is_active and row.account.kill_switch,
         guards=replace(guards_for(row, trips), strategy_mates=strategy_mates, account_mates=account_mates),
     )
 

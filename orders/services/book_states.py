@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from operator import or_
@@ -35,6 +35,7 @@ from orders.planning import (
 from orders.services.switches import stopped_by_account
 from orders.states import OrderStatus
 
+LEFT_THERE_FOR = timedelta(seconds=10)
 SLICES = tuple((side.value, priority) for side in Side for priority in LANE_OF)
 
 
@@ -73,7 +74,7 @@ def book_states(books: Iterable[Book], *, version: int, now: datetime) -> dict[i
         state = states[row.book_id]
         if row.priority == MARKET_PRIORITY:
             continue  # takes no slot of a lane
-        state.orders.append(row.candidate())
+        state.orders.append(row.candidate(now))
         if row.is_retry:
             state.retries.add(row.intent_id)
     return states
@@ -117,6 +118,7 @@ class _Row:
     cancel_requested: bool
     filled: Decimal | None  # as the exchange counts
     child_order_id: str
+    updated_at: datetime
     # What waits has its rank beside it; of an open order they are computed.
     waiting_priority: int | None = None
     waiting_sort_price: Decimal | None = None
@@ -126,14 +128,15 @@ class _Row:
     def priority(self) -> int:
         return self.waiting_priority or priority_of(OrderType(self.order_type))
 
-    def candidate(self) -> Candidate:
+    def candidate(self, now: datetime) -> Candidate:
         side, sort_price = Side(self.side), self.waiting_sort_price
         if sort_price is None:
             order_type = OrderType(self.order_type)
             sort_price = sort_price_of(order_type, side, price=self.price, stop_price=self.stop_price)
-        return Candidate(self.intent_id, side, self.priority, sort_price, self.created_at, self._standing())
+        standing = self._standing(now)
+        return Candidate(self.intent_id, side, self.priority, sort_price, self.created_at, standing)
 
-    def _standing(self) -> Standing:
+    def _standing(self, now: datetime) -> Standing:
         if not self.status:
             return Standing.WAITING
         if self.status == OrderStatus.CANCELING and self._comes_back:
@@ -143,7 +146,12 @@ class _Row:
         ):
             return Standing.LEAVING
         untouched = self.status == OrderStatus.NEW and not self.filled and not self.child_order_id
-        return Standing.RESTING if untouched and self.is_queued else Standing.FIXED
+        movable = untouched and self.is_queued and not self._was_left_there(now)
+        return Standing.RESTING if movable else Standing.FIXED
+
+    def _was_left_there(self, now: datetime) -> bool:
+        """It was to be moved back, and lives: a cancel that is refused is not sent again at once."""
+        return self.cancel_reason == CancelReason.MOVE_BACK and self.updated_at > now - LEFT_THERE_FOR
 
     @property
     def _comes_back(self) -> bool:
@@ -164,6 +172,7 @@ OPEN_COLUMNS = (
     "intent__cancel_requested",
     "placement__exchange_filled_quantity",
     "placement__child_order_id",
+    "updated_at",
 )
 WAITING_COLUMNS = ("book_id", "intent_id", "side", "created_at", "priority", "sort_price", "is_retry")
 
@@ -174,14 +183,14 @@ WAITING_COLUMNS = ("book_id", "intent_id", "side", "created_at", "priority", "so
 _SQL = """
 SELECT o.book_id, o.intent_id, i.side, i.order_type, i.price, i.stop_price, i.created_at, i.is_queued,
        o.status, o.cancel_reason, i.cancel_requested, p.exchange_filled_quantity, p.child_order_id,
-       NULL, NULL, FALSE
+       o.updated_at, NULL, NULL, FALSE
   FROM orders_openorder o
  CROSS JOIN LATERAL (SELECT * FROM orders_orderintent WHERE id = o.intent_id LIMIT 1) i
  CROSS JOIN LATERAL (SELECT * FROM orders_placement WHERE id = o.placement_id LIMIT 1) p
  WHERE o.book_id = ANY(%s::bigint[])
 UNION ALL
 SELECT w.book_id, w.intent_id, w.side, '', NULL, NULL, w.created_at, TRUE, '', '', FALSE, NULL, '',
-       w.priority, w.sort_price, w.is_retry
+       w.created_at, w.priority, w.sort_price, w.is_retry
   FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::int[]) AS s(book_id, side, priority, most)
  CROSS JOIN LATERAL (
        SELECT r.* FROM (
@@ -228,7 +237,7 @@ def _waiting(
     is_retry: bool,
 ) -> _Row:
     what = book_id, intent_id, side, "", None, None, created_at
-    return _Row(*what, True, "", "", False, None, "", priority, sort_price, is_retry)
+    return _Row(*what, True, "", "", False, None, "", created_at, priority, sort_price, is_retry)
 
 
 def _best(one: tuple[int, str, int, int], off: Collection[int]) -> Sequence[int]:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from exchanges.models import Account, ConfigVersion
 from orders.models import (
     EventType,
+    FailedOrder,
     Home,
     OpenOrder,
     OrderEvent,
@@ -63,13 +64,19 @@ class TestRefusal:
         kill_switches_set(scope, [pk], engaged=False, by="operator", reason="")
         assert post(LIMIT).status == 200
 
-    def test_leaves_out_an_account(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
+    def test_fails_the_orders_of_one_account_and_sends_the_others(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
         other = make_follower(follower.strategy, make_account("second"))
 
         kill_switches_set(Scope.ACCOUNT, [follower.account_id], engaged=True, by="operator", reason="")
         answer = post(LIMIT)
 
-        assert (answer.status, answer.body["summary"]["accounts"]) == (200, 1)
+        assert (answer.status, answer.body["summary"]["accounts"]) == (200, 2)
+        failed = FailedOrder.objects.get()
+        assert (failed.strategy_account, failed.error_type) == (follower, "risk_limit")
+        assert failed.reason == f"The kill switch of account {follower.account.name} is on"
+        assert failed.quantity > 0
         assert len(exchanges.of(follower).submitted) == 0
         assert len(exchanges.of(other).submitted) == 1
         kill_switches_set(Scope.ACCOUNT, [other.account_id], engaged=True, by="operator", reason="")

@@ -28,7 +28,7 @@ from orders.models.intent import client_order_id
 from orders.services import intake
 from orders.services.deliveries import take_over
 from orders.services.failed_orders import failed_orders_retry_due
-from orders.services.queue import due_run, errands_run
+from orders.services.queue import due_run, errands_run, sweep
 from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
@@ -141,6 +141,31 @@ class TestAccountFull:
 
         assert resting() == [2_004, 90_000]
         assert asked == [2]  # and the next best, which shows that it is full again
+
+
+class TestCancelThatIsRefused:
+    def test_is_not_sent_again_with_every_look_and_the_next_worst_gives_way(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+        place(*ladder(3))
+        worst = the_placement(90_000)
+        fake.fail_cancel(worst.client_order_id, errors.InvalidOrder("not now"))
+        place(limit(95_000))
+        assert waiting() == [95_000]
+
+        for _ in range(3):
+            alive = fake.orders[worst.exchange_order_id]
+            errands_run(hear(follower, alive, source=EventSource.RESOLVER), source=EventSource.RESOLVER)
+
+        asked = [ref.client_order_id for call in fake.cancel_calls for ref in call]
+        assert asked.count(worst.client_order_id) == 1
+        assert (resting(), waiting()) == ([90_000, 90_002, 95_000], [90_001])
+
+        OpenOrder.objects.update(updated_at=database_now() - timedelta(seconds=11))
+        sweep()
+        asked = [ref.client_order_id for call in fake.cancel_calls for ref in call]
+        assert asked.count(worst.client_order_id) == 2  # 90,001 is better: it is tried again, later
 
 
 class TestCancelThatComesLate:

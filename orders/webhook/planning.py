@@ -96,6 +96,9 @@ def make_plan(strategy: StrategyConfig, specs: Sequence[OrderSpec], *, version: 
     plan = Plan([], [], {}, len(specs))
     for spec in sorted(specs, key=lambda one: (one.action not in FIRST, one.index)):
         for follower in strategy.followers_for(spec.market_type):
+            if follower.is_killed and spec.order_type is not None:
+                plan.accounts[follower.account_id] = follower.account_name
+                plan.pairs.append(_killed(_pair(spec, follower, symbols[spec.index], version)))
             if not follower.is_active:
                 continue
             plan.accounts[follower.account_id] = follower.account_name
@@ -234,6 +237,13 @@ def _price_for_guards(pair: Pair) -> Decimal | None:
         return None
     must = far or spec.order_type is OrderType.MARKET  # what a sender says of the price does not count here
     return last_price(pair.follower.account, spec.market_type, pair.symbol, may_ask=must)
+
+
+def _killed(pair: Pair) -> Pair:
+    """What a kill switch stops is a failed order like what any other guard stops: nothing is left out."""
+    pair.problem = ErrorType.RISK_LIMIT, f"the kill switch of account {pair.follower.account_name} is on"
+    pair.side = pair.side or Side.SELL  # a close whose position nobody looked for
+    return pair
 
 
 def _size(pair: Pair) -> None:
