@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from exchanges.adapters.types import OrderReport
 from orders.clock import database_now
-from orders.services.settlement import Applied, apply_reports
+from orders.services.applied import Applied
+from orders.services.settlement import apply_reports
 from tracking.unmatched import unmatched_keep
 from tracking.watch import StreamKey
 

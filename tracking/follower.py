@@ -29,8 +29,8 @@ from exchanges.adapters.types import (
 )
 from exchanges.models import Account
 from orders.models import EventSource
+from orders.services.applied import Applied
 from orders.services.queue import errands_run
-from orders.services.settlement import Applied
 from tracking.applying import reports_apply
 from tracking.differences import Disagreement
 from tracking.fetching import Question, orders_fetch

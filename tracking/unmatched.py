@@ -24,7 +24,8 @@ from exchanges.models import Account
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
 from orders.models import EventType, OpenOrder, OrderEvent, Placement
-from orders.services.settlement import Applied, apply_reports
+from orders.services.applied import Applied
+from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession, UnmatchedReport
 from tracking.sessions import sessions_ensure

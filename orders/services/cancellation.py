@@ -22,7 +22,8 @@ from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
 from orders.clock import DatabaseClock
 from orders.models import CancelReason, EventType, Home, OpenOrder, OrderEvent, OrderIntent, PendingOrder
-from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.services.applied import Applied, Outcome
+from orders.services.settlement import outcomes_apply
 from orders.states import RESTING, OrderStatus
 from orders.writes import Writes
 

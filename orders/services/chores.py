@@ -13,9 +13,9 @@ from exchanges.adapters.exceptions import ExchangeError
 from orders import events, locks
 from orders.clock import DatabaseClock, database_now
 from orders.models import CancelReason, EventSource, Home, OpenOrder
+from orders.services.applied import Applied
 from orders.services.cancellation import CancelsSent, canceling_event, cancels_send
 from orders.services.gaps import fill_gaps
-from orders.services.settlement import Applied
 from orders.services.submission import place_anew
 from orders.states import RESTING, OrderStatus
 from orders.writes import Writes

@@ -36,9 +36,10 @@ from orders.models import (
     WebhookDelivery,
 )
 from orders.services import submission
+from orders.services.applied import Applied, Outcome, Stopped
 from orders.services.cancellation import cancels_send
 from orders.services.queue import errands_run, rebalance
-from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.settlement import outcomes_apply
 from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 from orders.webhook.answers import PairOutcome, WebhookAnswer, compose

@@ -14,7 +14,8 @@ from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.adapters.types import Fill, MarketType, OrderRef, OrderReport, VenueOrderStatus
 from orders.models import Placement
-from orders.services.settlement import Applied, Outcome, outcomes_apply
+from orders.services.applied import Applied, Outcome
+from orders.services.settlement import outcomes_apply
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from orders.config import StrategyConfig, strategy_config
 from orders.models import DeliveryState, EventSource, WebhookDelivery
 from orders.services import deliveries, submission
 from orders.services.acceptance import Accepted, AlreadyDelivered, accept
+from orders.services.applied import Applied, Outcome, Stopped
 from orders.services.cancellation import CancelsSent, cancels_send
-from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.settlement import outcomes_apply
 from orders.services.switches import stop_reasons
 from orders.webhook import authentication
 from orders.webhook.answers import PairOutcome, WebhookAnswer, payload_refusal, refusal, time_out

@@ -33,10 +33,10 @@ from orders.models import (
 )
 from orders.planning import LANE_OF, Lane, priority_of
 from orders.services import submission
+from orders.services.applied import Applied, FullLane
 from orders.services.cancellation import CancelsSent
 from orders.services.chores import chores_run
 from orders.services.claims import Claim, lockable
-from orders.services.settlement import Applied, FullLane
 from orders.states import OrderStatus
 from orders.writes import Writes
 

@@ -19,8 +19,9 @@ from orders import events
 from orders.clock import database_now
 from orders.models import EventSource, EventType, OpenOrder, OrderEvent, OrderIntent, Placement
 from orders.selectors import Visible
+from orders.services.applied import Applied, Outcome
 from orders.services.queue import errands_run
-from orders.services.settlement import Applied, Outcome, never_placed, outcomes_apply
+from orders.services.settlement import never_placed, outcomes_apply
 from orders.states import OrderStatus
 
 UNKNOWN_FOR = timedelta(minutes=1)  # before that the resolver is nearly always faster than a person

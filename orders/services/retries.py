@@ -36,8 +36,8 @@ from orders.models import (
 )
 from orders.models.failed_order import MAX_RETRIES as MAX_RETRIES  # part of this service's contract
 from orders.services import queue, submission
+from orders.services.applied import Applied
 from orders.services.guards import denials
-from orders.services.settlement import Applied
 from orders.services.switches import stop_reasons
 from orders.services.waiting import pending_for
 

@@ -38,7 +38,8 @@ from orders.models import (
     StrategyAccount,
 )
 from orders.models.intent import client_order_id
-from orders.services.settlement import Applied, Outcome, Stopped, outcomes_apply
+from orders.services.applied import Applied, Outcome, Stopped
+from orders.services.settlement import outcomes_apply
 from orders.services.switches import stop_reasons
 from orders.states import OrderStatus
 

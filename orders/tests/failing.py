@@ -7,7 +7,8 @@ from typing import Any
 from exchanges.adapters.exceptions import ExchangeError, InsufficientFunds
 from orders.clock import database_now
 from orders.models import EventSource, FailedOrder, OrderIntent, Placement, StrategyAccount
-from orders.services.settlement import Outcome, outcomes_apply
+from orders.services.applied import Outcome
+from orders.services.settlement import outcomes_apply
 from orders.tests.factories import make_placement
 
 NO_MONEY = InsufficientFunds("Account has insufficient balance for requested action.", venue_code="-2010")

@@ -30,8 +30,9 @@ from orders.models import (
 )
 from orders.services import deliveries, intake, submission
 from orders.services.acceptance import accept
+from orders.services.applied import Outcome
 from orders.services.deliveries import delivery_answer, delivery_start, keeper, take_over, take_over_expired
-from orders.services.settlement import Outcome, apply_reports, never_placed, outcomes_apply
+from orders.services.settlement import apply_reports, never_placed, outcomes_apply
 from orders.states import OrderStatus
 from orders.tests.factories import (
     LIMIT,

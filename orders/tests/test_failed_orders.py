@@ -38,6 +38,7 @@ from orders.models import (
 )
 from orders.selectors import Visible
 from orders.services import queue
+from orders.services.applied import Outcome
 from orders.services.failed_orders import (
     BulkAction,
     Refused,
@@ -48,7 +49,7 @@ from orders.services.failed_orders import (
     failed_orders_retry_due,
 )
 from orders.services.retries import MAX_RETRIES, Code, RetryResult
-from orders.services.settlement import Outcome, never_placed, outcomes_apply
+from orders.services.settlement import never_placed, outcomes_apply
 from orders.services.switches import kill_switch_set
 from orders.states import OrderStatus
 from orders.tests.factories import (

@@ -20,8 +20,9 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
+from orders.services.applied import Applied
 from orders.services.gaps import fill_gaps
-from orders.services.settlement import Applied, apply_reports
+from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
 from orders.tests.factories import LIMIT, NOON, Exchanges, make_account, make_follower, make_report, post
 

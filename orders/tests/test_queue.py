@@ -36,9 +36,10 @@ from orders.models import (
     UserProfile,
 )
 from orders.services import claims, queue
+from orders.services.applied import Applied
 from orders.services.deliveries import take_over
 from orders.services.queue import due_run, errands_run, rebalance, sweep
-from orders.services.settlement import Applied, apply_reports
+from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
 from orders.tests.factories import (
     CLOSE,

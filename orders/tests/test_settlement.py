@@ -31,14 +31,8 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
-from orders.services.settlement import (
-    Applied,
-    NeverPlaced,
-    Outcome,
-    apply_reports,
-    never_placed,
-    outcomes_apply,
-)
+from orders.services.applied import Applied, NeverPlaced, Outcome
+from orders.services.settlement import apply_reports, never_placed, outcomes_apply
 from orders.states import OrderStatus
 from orders.tests.factories import (
     FUTURES,
