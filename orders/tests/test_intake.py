@@ -509,7 +509,8 @@ class TestAccounts:
         else:
             Account.objects.update(kill_switch=True)
 
-        assert refused(post(LIMIT)) == (403, "accounts_off")
+        code = "kill_switch" if switch == "account_kill_switch" else "accounts_off"
+        assert refused(post(LIMIT)) == (403, code)
         nothing_was_done(exchanges)
 
     def test_switched_off_beside_one_that_is_on_is_skipped(

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connection
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
@@ -630,7 +629,7 @@ class TestSwitches:
 
         assert (resting(), waiting()) == ([90_001, 90_002, 90_003], [90_000])
 
-    @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+    @pytest.mark.services  # SQLite has one writer at a time
     @pytest.mark.parametrize("level", SWITCHES)
     def test_flipped_after_the_plan_take_back_what_was_claimed(
         self, follower: StrategyAccount, exchanges: Exchanges, level: str, monkeypatch: pytest.MonkeyPatch

@@ -193,7 +193,7 @@ class TestReading:
 
         assert len(claim.states[book.pk].orders) == 1 + min(waiting, 20)
 
-    @pytest.mark.skipif("connection.vendor != 'postgresql'")
+    @pytest.mark.services  # PostgreSQL's way to read it
     def test_goes_along_the_index_and_stops_at_the_caps(self, follower: StrategyAccount) -> None:
         let_wait(follower, 5_000)
         with connection.cursor() as cursor:
