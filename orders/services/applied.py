@@ -56,6 +56,7 @@ class Applied:
     gaps: list[int] = field(default_factory=list)  # placements with fills that we have not booked
     to_cancel: list[int] = field(default_factory=list)  # intents that came alive after their cancel
     to_place_anew: list[int] = field(default_factory=list)  # intents of an unanswered delivery
+    strays: list[int] = field(default_factory=list)  # placements that live beside their successor
     to_shrink: list[int] = field(default_factory=list)  # intents that may have more resting than is left
     queued: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: went back to the queue
     freed_books: set[int] = field(default_factory=set)  # a slot is free
@@ -74,6 +75,7 @@ class Applied:
         self.gaps += other.gaps
         self.to_cancel += other.to_cancel
         self.to_place_anew += other.to_place_anew
+        self.strays += other.strays
         self.to_shrink += other.to_shrink
         self.queued |= other.queued
         for intent_id in other.placements_by_intent():
@@ -88,7 +90,7 @@ class Applied:
     def leaves_errands(self) -> bool:
         """Something is left to be asked of the exchange, besides missing fills."""
         return bool(
-            self.to_cancel or self.to_place_anew or self.to_shrink
+            self.to_cancel or self.to_place_anew or self.to_shrink or self.strays
             or self.freed_books or self.moved_books or self.settled_books or self.full_lanes
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from django.db import transaction
 from exchanges.adapters.exceptions import ExchangeError
 from orders import events, locks
 from orders.clock import DatabaseClock, database_now
-from orders.models import CancelReason, EventSource, Home, OpenOrder
+from orders.models import CancelReason, EventSource, Home, OpenOrder, Placement
 from orders.services.applied import Applied
 from orders.services.cancellation import CancelsSent, canceling_event, cancels_send
 from orders.services.gaps import fill_gaps
@@ -32,7 +32,7 @@ def chores_run(applied: Applied, *, source: str) -> Applied:
     """
     total, todo = Applied(), applied
     for _ in range(ROUNDS):
-        if not (todo.gaps or todo.to_place_anew or todo.to_cancel or todo.to_shrink):
+        if not (todo.gaps or todo.to_place_anew or todo.to_cancel or todo.to_shrink or todo.strays):
             break
         later = Applied()
         try:
@@ -44,12 +44,27 @@ def chores_run(applied: Applied, *, source: str) -> Applied:
                 later.merge(cancels_send(intent_ids=set(todo.to_cancel), source=source, now=database_now()))
             if todo.to_shrink:
                 later.merge(shrink(todo.to_shrink, source=source))
+            if todo.strays:
+                later.merge(strays_cancel(todo.strays))
         except (ExchangeError, TimeoutError) as exc:
             logger.warning("Fills, placements or cancels have to wait: %s", exc)
         later.gaps = [pk for pk in later.gaps if pk not in todo.gaps]  # once is enough: it is not there yet
         total.merge(later)
         todo = later
     return total
+
+
+def strays_cancel(placement_ids: Collection[int]) -> Applied:
+    """Cancel orders that live although their intents have done with them: each would be bought twice.
+
+    They were proven absent, twice, and are there all the same. They have no row of their own any more: what
+    the exchange answers is applied like any late report.
+    """
+    rows = Placement.objects.filter(pk__in=placement_ids).select_related("intent", "account")
+    orders = [OpenOrder(intent=row.intent, placement=row, account=row.account) for row in rows]
+    for order in orders:
+        logger.error("%s lives beside its successor: canceling it", order.placement.client_order_id)
+    return CancelsSent(orders).record(source=EventSource.ANSWER, clock=DatabaseClock.ask())
 
 
 def shrink(intent_ids: Collection[int], *, source: str) -> Applied:

@@ -415,7 +415,8 @@ class _Work(Rows):
             elif intent.home == Home.QUEUE and intent.remaining_quantity == 0:
                 self._leave_queue(intent)
                 self._home(intent, Home.DONE)
-            return
+            if report.status in VENUE_CLOSED or self.source not in FRESHLY_FETCHED:
+                return  # what lives all the same is dealt with when it was asked for
         if report.status in VENUE_CLOSED:
             contradicts = before_said in VENUE_CLOSED and before_said != report.status
             if contradicts and not placement.has_gap:
@@ -427,6 +428,8 @@ class _Work(Rows):
             self._adopt_order(placement, report)
         else:  # among them: alive although its successor was placed, which must never be quiet
             self._impossible(placement, report, before_said or placement.outcome)
+            if self.source in FRESHLY_FETCHED:
+                self.applied.strays.append(placement.pk)
 
     def _adopt_order(self, placement: Placement, report: OrderReport) -> None:
         """We took it for dead, the exchange has it alive: the exchange is the truth about what exists."""

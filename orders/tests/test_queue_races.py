@@ -12,7 +12,7 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
-from exchanges.adapters.types import OrderRef, OrderRequest
+from exchanges.adapters.types import VENUE_CLOSED, OrderRef, OrderRequest
 from orders.clock import database_now
 from orders.models import (
     EventSource,
@@ -29,6 +29,7 @@ from orders.services import intake
 from orders.services.deliveries import take_over
 from orders.services.failed_orders import failed_orders_retry_due
 from orders.services.queue import due_run, errands_run, sweep
+from orders.services.settlement import never_placed
 from orders.states import OrderStatus
 from orders.tests.factories import (
     Exchanges,
@@ -166,6 +167,39 @@ class TestCancelThatIsRefused:
         sweep()
         asked = [ref.client_order_id for call in fake.cancel_calls for ref in call]
         assert asked.count(worst.client_order_id) == 2  # 90,001 is better: it is tried again, later
+
+
+class TestOrderThatLivesBesideItsSuccessor:
+    def test_is_canceled_and_what_it_filled_counts(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+
+        async def lose(requests: Sequence[OrderRequest]) -> None:
+            for request in requests:
+                if request.client_order_id.endswith("0001"):
+                    fake.lose_answer(request.client_order_id, errors.OutcomeUnknown("read timed out"))
+
+        fake.before_placing = lose
+        place(limit(90_000) | {"quantity": "1"})
+        first = Placement.objects.get()
+        absent = never_placed(
+            placement_ids=[first.pk], source=EventSource.RESOLVER, now=database_now(), reason="not there"
+        )
+        errands_run(absent, source=EventSource.RESOLVER)
+        second = Placement.objects.get(number=2)
+        fake.fill(first.client_order_id, quantity=Decimal("0.4"), announce=False)
+        there = next(one for one in fake.orders.values() if one.client_order_id == first.client_order_id)
+
+        errands_run(
+            hear(follower, there, source=EventSource.RECONCILIATION), source=EventSource.RECONCILIATION
+        )
+
+        alive = [one for one in fake.orders.values() if one.status not in VENUE_CLOSED]
+        assert [one.quantity for one in alive] == [Decimal("0.6")]
+        asked = {ref.client_order_id for call in fake.cancel_calls for ref in call}
+        assert asked == {first.client_order_id, second.client_order_id}
+        assert Placement.objects.get(pk=first.pk).intent.filled_quantity == Decimal("0.4")
 
 
 class TestCancelThatComesLate:
