@@ -404,6 +404,8 @@ class _Intake:
         applied.moved_books |= {order.book_id for order in accepted.moves}
         again = accepted.queued_books if accepted.failed else ()
         applied.merge(deliveries.after_dispatch(applied, books=again))
+        if not accepted.placements and applied.placements:
+            answered(time.monotonic())  # all of it went out into slots that had to be freed first
         return applied
 
     def _send_by_account(
