@@ -52,7 +52,8 @@ demo: $(VENV)/runtime
 
 # --- testing ----------------------------------------------------------------------------------------
 
-PYTEST := $(BIN)/python -m pytest $(ARGS)
+# Two at a time; those that start processes one after the other (tests/side_by_side.py).
+PYTEST := $(BIN)/python -m pytest -p tests.side_by_side -n 2 --dist loadgroup $(ARGS)
 
 test: $(VENV)/development
 	env -u DATABASE_URL -u REDIS_URL $(PYTEST) -m "not services and not browser"

@@ -12,6 +12,10 @@ from orders.states import OrderStatus
 class CancelReason(models.TextChoices):
     REQUESTED = "REQUESTED", "Asked for"
     MOVE_BACK = "MOVE_BACK", "To be moved back to the queue"
+    REFUSED = "REFUSED", "The exchange refused to let it be moved back"
+
+
+MOVED_BACK = frozenset({CancelReason.MOVE_BACK, CancelReason.REFUSED})
 
 
 class OpenOrder(models.Model):

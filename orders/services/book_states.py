@@ -20,6 +20,7 @@ from django.db.models import Q
 from exchanges.adapters.types import OrderType, Side
 from orders import config
 from orders.models import Book, CancelReason, OpenOrder, PendingOrder
+from orders.models.open_order import MOVED_BACK
 from orders.planning import (
     LANE_OF,
     MARKET_PRIORITY,
@@ -151,11 +152,11 @@ class _Row:
 
     def _was_left_there(self, now: datetime) -> bool:
         """It was to be moved back, and lives: a cancel that is refused is not sent again at once."""
-        return self.cancel_reason == CancelReason.MOVE_BACK and self.updated_at > now - LEFT_THERE_FOR
+        return self.cancel_reason == CancelReason.REFUSED and self.updated_at > now - LEFT_THERE_FOR
 
     @property
     def _comes_back(self) -> bool:
-        return self.cancel_reason == CancelReason.MOVE_BACK and not self.cancel_requested and self.is_queued
+        return self.cancel_reason in MOVED_BACK and not self.cancel_requested and self.is_queued
 
 
 OPEN_COLUMNS = (

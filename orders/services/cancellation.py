@@ -17,7 +17,13 @@ from django.db import connection, transaction
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
+from exchanges.adapters.exceptions import (
+    ExchangeError,
+    OrderNotFound,
+    OutcomeUnknown,
+    RefusedForNow,
+    RequestRefused,
+)
 from exchanges.adapters.types import OrderRef, OrderReport
 from orders import events, locks
 from orders.clock import DatabaseClock
@@ -193,16 +199,21 @@ async def _ended(exchange: Exchange, ref: OrderRef) -> OrderReport | ExchangeErr
 def _record(group: Sequence[OpenOrder], results: Results, *, source: str, now: datetime) -> Applied:
     outcomes: list[Outcome] = []
     pending: list[OpenOrder] = []
+    refusals: set[int] = set()
     for order, result in zip(group, results, strict=True):
         if isinstance(result, OrderReport):
             outcomes.append(Outcome(order.placement_id, result))
         else:
             logger.warning("Cancel of %s: %s", order.placement.client_order_id, result.message)
             pending.append(order)
+            if isinstance(result, RequestRefused) and not isinstance(result, RefusedForNow):
+                refusals.add(order.pk)
     if pending:
         # Still CANCELING: the resolver finds it live and cancels again, or finds its end.
         soon = now + timedelta(seconds=1)
-        OpenOrder.objects.filter(pk__in=[order.pk for order in pending], status=OrderStatus.CANCELING).update(
-            ask_at=soon
-        )
+        still = OpenOrder.objects.filter(status=OrderStatus.CANCELING)
+        still.filter(pk__in=[order.pk for order in pending]).update(ask_at=soon)
+        if refusals:  # these keep their slots for a while: others have to give way
+            moved = still.filter(pk__in=refusals, cancel_reason=CancelReason.MOVE_BACK)
+            moved.update(cancel_reason=CancelReason.REFUSED)
     return outcomes_apply(outcomes, source=source, now=now)

@@ -12,7 +12,6 @@ from exchanges.fields import plain
 from orders import events, locks
 from orders.models import (
     DELIVERY_CONTENT,
-    CancelReason,
     EventType,
     FailedOrder,
     Home,
@@ -23,6 +22,7 @@ from orders.models import (
     Placement,
     PlacementOutcome,
 )
+from orders.models.open_order import MOVED_BACK
 from orders.services import failures, ledger
 from orders.services.applied import Applied, Outcome
 from orders.states import CLOSED, RESTING, OrderStatus
@@ -133,7 +133,7 @@ class Rows:
         self.touched_orders.pop(placement.pk, None)
         if self.adopted.pop(placement.pk, None) is None:
             self.ended[placement.pk] = order
-        moved = home == Home.QUEUE and order.cancel_reason == CancelReason.MOVE_BACK
+        moved = home == Home.QUEUE and order.cancel_reason in MOVED_BACK
         if frees:
             (self.applied.moved_books if moved else self.applied.freed_books).add(order.book_id)
         self._home(placement.intent, home)

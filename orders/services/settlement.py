@@ -39,6 +39,7 @@ from orders.models import (
     Placement,
     PlacementOutcome,
 )
+from orders.models.open_order import MOVED_BACK
 from orders.planning import priority_of
 from orders.services import failures, ledger
 from orders.services.applied import Applied, FullLane, NeverPlaced, Outcome, Stopped
@@ -396,7 +397,7 @@ class _Work(Rows):
             )
 
     def _was_moved_back(self, order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
-        asked = order.cancel_reason == CancelReason.MOVE_BACK and (
+        asked = order.cancel_reason in MOVED_BACK and (
             order.status == OrderStatus.CANCELING
             # Found alive while its cancel was still on its way: a limiter may hold one for long.
             or self.source == EventSource.ANSWER

@@ -64,7 +64,7 @@ class TestPausing:
         assert (strategy.is_active, ConfigVersion.current() > before) == (False, True)
         assert strategies_set_active(strategy_ids=[strategy.pk], active=True, by="operator") == 1
 
-        assert list(OrderEvent.objects.values_list("message", "user_id")) == [
+        assert list(OrderEvent.objects.order_by("pk").values_list("message", "user_id")) == [
             ("Strategy test1 paused", strategy.user_id),
             ("Strategy test1 resumed", strategy.user_id),
         ]
