@@ -173,7 +173,14 @@ class TestAlertOfAWebhook:
                 delivered.set()
 
         monkeypatch.setattr(listeners, "_bundler", Bundler(deliver, seconds=0.0))
-        exchange.add_fault("reject", status=400, code=-2019, msg="Margin is insufficient.", times=1)
+        exchange.add_fault(
+            "reject",
+            match={"path": "/fapi/v1/order"},
+            status=400,
+            code=-2019,
+            msg="Margin is insufficient.",
+            times=1,
+        )
 
         refused = post("w1")  # the alert is being sent from here on, and gets nowhere
         wait_until(lambda: bot_api.asked or delivered.is_set())
