@@ -18,16 +18,23 @@ SQLITE_OPTIONS = {
 # Every statement of ours looks up few rows by their keys. Joined with a table whose newest rows are younger
 # than its statistics, PostgreSQL takes a walk along the whole index for shorter than it is and merges: with
 # 100,000 intents 25 ms instead of 0.1, three times per order that is settled.
-POSTGRESQL_SETTINGS = "-c enable_mergejoin=off"
+#
+# A process that is frozen, or whose machine is gone, in the middle of a transaction keeps its locks: every
+# order of the books that it holds would wait for it, until TCP notices after hours. None of our transactions
+# waits for anything but the database, so one that has been idle for so long (ms) is given up.
+POSTGRESQL_SETTINGS = "-c enable_mergejoin=off -c idle_in_transaction_session_timeout=15000"
+
+
+PREPARE_FROM = 2  # uses of a statement on a connection: what is rare is not kept
 
 
 def database_settings(
-    url: str, *, pool_min: int = 2, pool_max: int = 20, pooled: bool = True
+    url: str, *, pool_min: int = 2, pool_max: int = 20, pooled: bool = True, prepare: bool = True
 ) -> dict[str, Any]:
     """Return Django's settings of the database that `url` names: SQLite, or PostgreSQL with psycopg's pool.
 
     `pooled`: a process that forks after it has used the database must not have a pool, because the
-    pool's threads do not survive a fork.
+    pool's threads do not survive a fork. `prepare`: let the server keep the plans of orders.prepared.
     """
     config: dict[str, Any] = environ.Env.db_url_config(url)
     if config["ENGINE"] == "django.db.backends.sqlite3":
@@ -35,6 +42,7 @@ def database_settings(
         return config
     options = config.setdefault("OPTIONS", {})
     options["options"] = f"{POSTGRESQL_SETTINGS} {options.get('options', '')}".strip()
+    options["prepare_threshold"] = PREPARE_FROM if prepare else None
     if pooled:
         options["pool"] = {"min_size": pool_min, "max_size": pool_max, "timeout": 3}
     return config

@@ -7,6 +7,7 @@ copy the context of their caller.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,19 +111,30 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
             }
         },
+        "filters": {"without_jobs": {"()": WithoutJobs}},
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
             # Django and daphne come with handlers of their own; theirs would print every line twice.
             "django": {"handlers": [], "level": level, "propagate": True},
             "django.server": {"handlers": [], "level": level, "propagate": True},
-            "django-q": {"handlers": [], "level": level, "propagate": True},
+            "django-q": {"handlers": [], "filters": ["without_jobs"], "level": level, "propagate": True},
             # One line per request and file says nothing that our own events do not say better.
             "daphne": {"level": "WARNING"},
             "aiohttp.access": {"level": "WARNING"},
             "axes": {"level": "WARNING"},
         },
     }
+
+
+class WithoutJobs(logging.Filter):
+    """Keeps what django-q says of the worker as a whole, and its warnings.
+
+    Of each of a dozen jobs a minute it has four lines; what fails is an error of its own.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or record.module == "cluster"
 
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")

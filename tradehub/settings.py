@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tradehub import logs, security, theme
 from tradehub.databases import database_settings
+from tradehub.durations import Durations
 
 django_stubs_ext.monkeypatch()  # lets Django classes take type arguments at run time
 
@@ -54,7 +55,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
 
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=HTTPS)
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked by a supervisor on the machine itself
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from the machine itself
 if HTTPS:
     # The proxy in front of us must set this header and drop the one that a client sends.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -130,6 +131,7 @@ DATABASES = {
         env.str("DATABASE_URL", default="") or f"sqlite:///{BASE_DIR / 'tradehub.sqlite3'}",
         pool_min=env.int("DATABASE_POOL_MIN", default=2),
         pool_max=env.int("DATABASE_POOL_MAX", default=20),
+        prepare=env.bool("DATABASE_PREPARE", default=True),
         pooled="qcluster" not in sys.argv,  # the worker forks
     )
 }
@@ -146,7 +148,14 @@ if REDIS_URL:
     CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
     }
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": REDIS_URL,
+            # A Redis that hangs must not hold the threads that work webhooks.
+            "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
+        }
+    }
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -208,25 +217,48 @@ WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
 WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
-DELIVERY_LEASE_SECONDS = env.float("DELIVERY_LEASE_SECONDS", default=10.0)
+
+# Waiting times, in seconds, with the least that is safe.
+SHORT_TIMES = env.bool("SHORT_TIMES", default=False)  # for tests against the simulator alone
+_durations = Durations(env, short=SHORT_TIMES)
+DELIVERY_LEASE_SECONDS = _durations.seconds("DELIVERY_LEASE_SECONDS", default=10, least=5)
+SUBMIT_WITHIN_SECONDS = _durations.seconds("SUBMIT_WITHIN_SECONDS", default=10, least=1)  # `send_by`
+EXCHANGE_TIMEOUT_SECONDS = _durations.seconds("EXCHANGE_TIMEOUT_SECONDS", default=10, least=2)
+EXCHANGE_CONNECT_TIMEOUT_SECONDS = _durations.seconds(
+    "EXCHANGE_CONNECT_TIMEOUT_SECONDS", default=3, least=0.5
+)
+EXCHANGE_VALIDITY_SECONDS = _durations.seconds("EXCHANGE_VALIDITY_SECONDS", default=5, least=1)  # recvWindow
+RESOLVE_MARGIN_SECONDS = _durations.seconds("RESOLVE_MARGIN_SECONDS", default=10, least=5)
+RESOLVE_AGAIN_SECONDS = _durations.seconds("RESOLVE_AGAIN_SECONDS", default=2, least=1)
+RESOLVE_CLAIM_SECONDS = _durations.seconds("RESOLVE_CLAIM_SECONDS", default=30, least=10)
+STREAM_LEASE_SECONDS = _durations.seconds("STREAM_LEASE_SECONDS", default=10, least=5)
+RECONCILE_SECONDS = _durations.seconds("RECONCILE_SECONDS", default=29, least=5)  # while the stream is up
+RECONCILE_DOWN_SECONDS = _durations.seconds("RECONCILE_DOWN_SECONDS", default=10, least=2)
+SWEEP_SECONDS = _durations.seconds("SWEEP_SECONDS", default=30, least=5)
 
 # Most LIMIT orders that rest per symbol and account; STOP orders have a quarter of it beside them.
 QUEUE_LIMIT_CAP = env.int("QUEUE_LIMIT_CAP", default=20)
 if QUEUE_LIMIT_CAP < 1:
     raise ImproperlyConfigured("QUEUE_LIMIT_CAP must be at least 1: else every order would wait forever")
 
-SUBMIT_WITHIN_SECONDS = env.float("SUBMIT_WITHIN_SECONDS", default=10.0)  # `send_by` after planning
-EXCHANGE_TIMEOUT_SECONDS = env.float("EXCHANGE_TIMEOUT_SECONDS", default=10.0)
-EXCHANGE_CONNECT_TIMEOUT_SECONDS = env.float("EXCHANGE_CONNECT_TIMEOUT_SECONDS", default=3.0)
-EXCHANGE_VALIDITY_SECONDS = env.float("EXCHANGE_VALIDITY_SECONDS", default=5.0)  # recvWindow
 # Each process's part of what the exchange allows our address and an account. Bans are shared anyway.
 EXCHANGE_RATE_SHARE = env.float("EXCHANGE_RATE_SHARE", default=1.0)
 if not 0 < EXCHANGE_RATE_SHARE <= 1:
     raise ImproperlyConfigured("EXCHANGE_RATE_SHARE is a part of the exchange's limits: above 0, at most 1")
-RESOLVE_MARGIN_SECONDS = env.float("RESOLVE_MARGIN_SECONDS", default=10.0)
+# How long an exchange that cannot be reached is left alone before one request tries again.
+EXCHANGE_BREAKER_SECONDS = env.float("EXCHANGE_BREAKER_SECONDS", default=30.0)
+if not EXCHANGE_BREAKER_SECONDS > 0:
+    raise ImproperlyConfigured("EXCHANGE_BREAKER_SECONDS must be above 0")
 SIMULATOR_URL = env.str("SIMULATOR_URL", default="http://127.0.0.1:9800")
 # EXCHANGE_URL_<EXCHANGE>_<MARKET>_<REST|WS>, for proxies and for tests: wins over the environment.
 EXCHANGE_URLS = {name: value for name, value in env.ENVIRON.items() if name.startswith("EXCHANGE_URL_")}
+
+# Who shows it as a bearer token may read /metrics; without it there is no such page.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured(
+        "METRICS_TOKEN can be guessed: give it 16 characters at least, or leave it empty"
+    )
 
 TRACKING_VERIFY = env.str("TRACKING_VERIFY", default="gaps")
 TICKER_SECONDS = env.float("TICKER_SECONDS", default=2.0)

@@ -31,6 +31,7 @@ UNFOLD: dict[str, Any] = {
         {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("favicon.svg")},
     ],
     "SHOW_BACK_BUTTON": True,
+    "DASHBOARD_CALLBACK": "tradehub.front.figures_shown",
     "SIDEBAR": {
         "show_search": True,
         "show_all_applications": False,
@@ -83,6 +84,7 @@ UNFOLD: dict[str, Any] = {
                 _item("Alerts", "campaign", "notifications.alert"),
                 _item("Alerts of loss guards", "campaign", "notifications.guardalert"),
                 _item("Chats", "chat", "notifications.chat"),
+                _item("Processes", "memory", "tradehub.process"),
                 _item("Leases", "lock", "tracking.lease"),
                 _item("Configuration version", "numbers", "exchanges.configversion"),
                 collapsible=True,

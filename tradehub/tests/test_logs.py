@@ -52,6 +52,29 @@ class TestConfigure:
             "tradehub.under_test",
         )
 
+    @pytest.mark.parametrize(
+        ("level", "source", "stays"),
+        [
+            (logging.INFO, "cluster.py", True),
+            (logging.INFO, "worker.py", False),
+            (logging.INFO, "tasks.py", False),
+            (logging.ERROR, "worker.py", True),
+        ],
+    )
+    def test_leaves_out_what_each_background_job_says_of_itself(
+        self, lines: io.StringIO, level: int, source: str, stays: bool
+    ) -> None:
+        """The filter stands at the logger itself, by the project's own configuration."""
+        logger = logging.getLogger("django-q")
+        handler = logging.StreamHandler(lines)
+        logger.addHandler(handler)
+        try:
+            logger.handle(logger.makeRecord("django-q", level, source, 1, "Something", (), None))
+        finally:
+            logger.removeHandler(handler)
+
+        assert ("Something" in lines.getvalue()) is stays
+
     def test_carries_the_correlation_id_into_the_line(self, lines: io.StringIO) -> None:
         with structlog.contextvars.bound_contextvars(correlation_id="abc"):
             logging.getLogger("tradehub.under_test").info("Sent")

@@ -13,7 +13,7 @@ from django.db import OperationalError, connection
 from django.db.utils import ConnectionHandler
 from pytest_django import DjangoDbBlocker
 
-from tradehub.databases import database_settings
+from tradehub.databases import POSTGRESQL_SETTINGS, PREPARE_FROM, database_settings
 
 PRODUCTION = {
     "SECRET_KEY": "a-key-of-more-than-fifty-characters-0123456789-abcdefghijk",
@@ -52,6 +52,13 @@ class TestProduction:
         assert result.returncode != 0
         assert "EXCHANGE_RATE_SHARE" in result.stderr
 
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+    def test_refuses_to_start_with_a_breaker_that_never_opens(self, seconds: str) -> None:
+        result = manage("check", env=PRODUCTION | {"EXCHANGE_BREAKER_SECONDS": seconds})
+
+        assert result.returncode != 0
+        assert "EXCHANGE_BREAKER_SECONDS" in result.stderr
+
     @pytest.mark.parametrize("cap", ["0", "-1"])
     def test_refuses_to_start_with_a_queue_that_lets_nothing_out(self, cap: str) -> None:
         result = manage("check", env=PRODUCTION | {"QUEUE_LIMIT_CAP": cap})
@@ -81,7 +88,10 @@ class TestProduction:
 class TestEnvExample:
     def test_documents_every_setting_and_no_other(self) -> None:
         source = Path(settings.BASE_DIR, "tradehub", "settings.py").read_text()
-        read = set(re.findall(r'env\.\w+\(\s*"(\w+)"', source)) - {"TEST_DATABASE_NAME", "DOTENV"}
+        read = set(re.findall(r'(?:env\.\w+|_durations\.seconds)\(\s*"(\w+)"', source)) - {
+            "TEST_DATABASE_NAME",
+            "DOTENV",
+        }
         example = Path(settings.BASE_DIR, ".env.example").read_text()
         documented = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE))
 
@@ -144,12 +154,18 @@ class TestPostgresql:
         }
         assert "pool" not in database_settings(url, pooled=False).get("OPTIONS", {})
 
+    def test_keeps_plans_unless_a_pooler_cannot(self) -> None:
+        url = "postgres://postgres@127.0.0.1:5432/tradehub"
+
+        assert database_settings(url)["OPTIONS"]["prepare_threshold"] == PREPARE_FROM
+        assert database_settings(url, prepare=False)["OPTIONS"]["prepare_threshold"] is None
+
     def test_joins_without_merging_and_keeps_what_the_address_asks_for(self) -> None:
         url = "postgres://postgres@127.0.0.1:5432/tradehub?options=-c%20statement_timeout%3D9000"
 
         options = database_settings(url, pooled=False)["OPTIONS"]["options"]
 
-        assert options == "-c enable_mergejoin=off -c statement_timeout=9000"
+        assert options == f"{POSTGRESQL_SETTINGS} -c statement_timeout=9000"
 
     @pytest.mark.django_db
     def test_has_the_settings_in_this_very_suite(self) -> None:
@@ -157,6 +173,8 @@ class TestPostgresql:
             with connection.cursor() as cursor:
                 cursor.execute("SHOW enable_mergejoin")
                 assert cursor.fetchone() == ("off",)
+                cursor.execute("SHOW idle_in_transaction_session_timeout")
+                assert cursor.fetchone() == ("15s",)
 
     @pytest.mark.django_db
     def test_serves_this_very_suite_from_the_pool(self) -> None:
