@@ -36,8 +36,10 @@ class Control:
             ("POST", "/price"): self.set_price,
             ("POST", "/market"): self.set_market,
             ("POST", "/fill"): self.fill,
+            ("POST", "/cancel"): self.cancel,
             ("POST", "/tick"): self.tick,
             ("POST", "/streams/cut"): self.cut_streams,
+            ("POST", "/streams/send"): self.send_on_streams,
             ("POST", "/listen-keys/expire"): self.expire_listen_keys,
             ("POST", "/clock"): self.set_clock,
             ("POST", "/latency"): self.set_latency,
@@ -142,6 +144,12 @@ class Control:
         self._simulator.venues[exchange].fill(order, quantity, price)
         return {"exchange": exchange, "order_id": order.order_id, "status": order.status.value}
 
+    def cancel(self, params: Params, body: Body) -> Body:
+        """Cancel a resting order, as its owner does by hand on the exchange's own page."""
+        exchange, order = self._open_order(body)
+        self._simulator.venues[exchange].cancel(order)
+        return {"exchange": exchange, "order_id": order.order_id, "status": order.status.value}
+
     def tick(self, params: Params, body: Body) -> Body:
         for _ in range(int(body.get("n", 1))):
             self._simulator.step()
@@ -150,6 +158,24 @@ class Control:
     def cut_streams(self, params: Params, body: Body) -> Body:
         cut = self._simulator.hub.cut(exchange=body.get("exchange", ""), api_key=body.get("api_key", ""))
         return {"cut": cut}
+
+    def send_on_streams(self, params: Params, body: Body) -> Body:
+        """Say anything on matching streams: a `text` frame, a `binary` one, or `bytes` outside any frame.
+
+        The last two in hexadecimal. `times` repeats the content, for frames that are too long.
+        """
+        (kind,) = {"text", "binary", "bytes"} & set(body)
+        content = body[kind] if kind == "text" else bytes.fromhex(body[kind])
+        content *= int(body.get("times", 1))
+        found = self._simulator.hub.listeners(
+            exchange=body.get("exchange", ""), api_key=body.get("api_key", "")
+        )
+        for subscription in found:
+            if kind == "bytes":
+                subscription.connection.write(content)
+            else:
+                subscription.connection.send(content)
+        return {"sent": len(found)}
 
     def expire_listen_keys(self, params: Params, body: Body) -> Body:
         return {"expired": self._simulator.futures.expire_listen_key(body["api_key"])}
@@ -168,6 +194,7 @@ class Control:
             if body.get("exchange", name) == name:
                 limits = dialect.limits
                 limits.enforce = bool(body.get("enforce", limits.enforce))
+                limits.tell = bool(body.get("tell", limits.tell))
                 limits.weight_per_minute = int(body.get("weight_per_minute", limits.weight_per_minute))
                 limits.orders.update({k: int(v) for k, v in body.get("orders", {}).items()})
         return {name: asdict(dialect.limits) for name, dialect in self._simulator.dialects.items()}

@@ -347,7 +347,7 @@ class Venue:
         if order.remaining > 0:
             order.status = OrderStatus.PARTIALLY_FILLED
         else:
-            order.status = OrderStatus.FILLED
+            order.status, order.ended_ns = OrderStatus.FILLED, time.time_ns()
             self.books[order.instrument].remove(order)
             account.note_closed(order)
 
@@ -376,6 +376,6 @@ class Venue:
         self.books[order.instrument].remove(order)
         account.wallet.release(order)
         account.note_closed(order)
-        order.status = status
+        order.status, order.ended_ns = status, time.time_ns()
         order.updated_ms = self.clock.now_ms()
         self.listener(order, change, None)

@@ -10,6 +10,8 @@ request   delay_before  wait `seconds` before the exchange looks at the request
           drop_answer   close the connection without an answer; after accepting, unless
                         `stage` is before
 stream    stream_drop, stream_duplicate, stream_reorder   the message matched by `event`
+          stream_delay  hold it, and all that follows on this connection, for `seconds`
+          stream_garble send the first half of it and nothing else of it
           stream_refuse   refuse the connection with `status`
 """
 
@@ -32,6 +34,8 @@ class FaultKind(StrEnum):
     STREAM_DROP = "stream_drop"
     STREAM_DUPLICATE = "stream_duplicate"
     STREAM_REORDER = "stream_reorder"
+    STREAM_DELAY = "stream_delay"
+    STREAM_GARBLE = "stream_garble"
     STREAM_REFUSE = "stream_refuse"
 
 
@@ -43,7 +47,13 @@ REQUEST_KINDS = {
     FaultKind.DELAY_AFTER,
     FaultKind.DROP_ANSWER,
 }
-STREAM_KINDS = {FaultKind.STREAM_DROP, FaultKind.STREAM_DUPLICATE, FaultKind.STREAM_REORDER}
+STREAM_KINDS = {
+    FaultKind.STREAM_DROP,
+    FaultKind.STREAM_DUPLICATE,
+    FaultKind.STREAM_REORDER,
+    FaultKind.STREAM_DELAY,
+    FaultKind.STREAM_GARBLE,
+}
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The ledger: everything the exchange ever accepted, as the control API shows it.
 
-Numbers are strings, exact. `accepted_at` is epoch milliseconds with microseconds; `received_ns`
-and `accepted_ns` are epoch nanoseconds of this machine's clock.
+Numbers are strings, exact. `accepted_at` is epoch milliseconds with microseconds; `received_ns`,
+`accepted_ns` and `ended_ns` (0 while open) are epoch nanoseconds of this machine's clock.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def order_row(exchange: str, order: Order) -> Row:
         "average_price": str(order.average_price) if order.filled else None,
         "accepted_at": milliseconds(order.accepted_ns),
         "accepted_ns": order.accepted_ns,
+        "ended_ns": order.ended_ns,
         "received_ns": order.received_ns,
         "created_ms": order.created_ms,
         "updated_ms": order.updated_ms,

@@ -30,12 +30,21 @@ class Connection:
         self.socket = socket
         self._request = request
         self._delay = delay
-        self._waiting: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[float, str | bytes]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._writer = self._loop.create_task(self._write())
 
-    def send(self, text: str) -> None:
-        self._waiting.put_nowait((self._loop.time() + self._delay(), text))
+    def send(self, message: str | bytes, *, late: float = 0.0) -> None:
+        """Send a text frame or a binary one, by the network's delay and so many seconds `late`.
+
+        What comes after it waits, too.
+        """
+        self._waiting.put_nowait((self._loop.time() + self._delay() + late, message))
+
+    def write(self, data: bytes) -> None:
+        """Put bytes on the wire as they are, whether they make a frame or not."""
+        if self._request.transport is not None:
+            self._request.transport.write(data)
 
     def cut(self) -> None:
         """End the connection without a goodbye, as a broken network does."""
@@ -53,11 +62,14 @@ class Connection:
 
     async def _write(self) -> None:
         while True:
-            due, text = await self._waiting.get()
+            due, message = await self._waiting.get()
             if (wait := due - self._loop.time()) > 0:
                 await asyncio.sleep(wait)
             try:
-                await self.socket.send_str(text)
+                if isinstance(message, bytes):
+                    await self.socket.send_bytes(message)
+                else:
+                    await self.socket.send_str(message)
             except (ConnectionError, RuntimeError):
                 return  # closed under our hands: nobody listens any more
 
@@ -131,11 +143,14 @@ class Hub:
         kind = fault.kind if fault is not None else None
         if kind is FaultKind.STREAM_DROP:
             return
+        if kind is FaultKind.STREAM_GARBLE:
+            text = text[: len(text) // 2]
         if kind is FaultKind.STREAM_REORDER and subscription.held_back is None:
             subscription.held_back = text
             asyncio.get_running_loop().call_later(REORDER_SECONDS, subscription.flush)
             return
-        subscription.connection.send(text)
+        is_late = fault is not None and kind is FaultKind.STREAM_DELAY
+        subscription.connection.send(text, late=fault.seconds if fault is not None and is_late else 0.0)
         if kind is FaultKind.STREAM_DUPLICATE:
             subscription.connection.send(text)
         subscription.flush()

@@ -113,6 +113,10 @@ class SimulatorProcess:
             body["exchange"] = exchange
         return self.call("POST", "/fill", body)
 
+    def cancel(self, client_order_id: str) -> Row:
+        """Cancel a resting order by hand; its children and stops of the algo API are not found here."""
+        return self.call("POST", "/cancel", {"client_order_id": client_order_id})
+
     def add_fault(self, kind: str, *, match: Row | None = None, **settings: Any) -> None:
         self.call("POST", "/faults", {"kind": kind, "match": match or {}} | settings)
 
@@ -125,6 +129,26 @@ class SimulatorProcess:
 
     def cut_streams(self, *, api_key: str = "", exchange: str = "") -> int:
         return int(self.call("POST", "/streams/cut", {"api_key": api_key, "exchange": exchange})["cut"])
+
+    def say(
+        self,
+        content: str | bytes,
+        *,
+        api_key: str = "",
+        exchange: str = "",
+        times: int = 1,
+        framed: bool = True,
+    ) -> int:
+        """Send anything on matching streams, `times` over in one frame; return how many streams heard it.
+
+        A str is a text frame, bytes a binary one, or no frame at all if not `framed`.
+        """
+        body: Row = {"api_key": api_key, "exchange": exchange, "times": times}
+        if isinstance(content, str):
+            body["text"] = content
+        else:
+            body["binary" if framed else "bytes"] = content.hex()
+        return int(self.call("POST", "/streams/send", body)["sent"])
 
     def expire_listen_key(self, api_key: str) -> bool:
         return bool(self.call("POST", "/listen-keys/expire", {"api_key": api_key})["expired"])

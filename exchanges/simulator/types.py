@@ -183,6 +183,7 @@ class Order:
     accepted_ns: int
     created_ms: int
     updated_ms: int
+    ended_ns: int = 0  # 0 while it is open
     status: OrderStatus = OrderStatus.NEW
     filled: Decimal = ZERO
     filled_quote: Decimal = ZERO

@@ -157,6 +157,20 @@ class TestFill:
             simulator.fill("th-1", quantity="1")
 
 
+class TestCancel:
+    async def test_ends_an_order_by_hand_once(self, client: WireClient, simulator: SimulatorProcess) -> None:
+        await client.call("POST", ORDER, **limit_order("th-1"))
+        assert simulator.order("th-1")["ended_ns"] == 0
+
+        assert simulator.cancel("th-1")["status"] == "CANCELED"
+
+        row = simulator.order("th-1")
+        assert row["status"] == "CANCELED"
+        assert row["accepted_ns"] < row["ended_ns"]
+        with pytest.raises(ControlError, match="no open order th-1"):
+            simulator.cancel("th-1")
+
+
 class TestCommandLine:
     def test_walks_by_itself(self) -> None:
         with running_simulator("--tick-ms", "5", "--seed", "3", "--price", "BTC/USDT=50000") as walking:

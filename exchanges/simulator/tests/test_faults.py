@@ -230,6 +230,31 @@ class TestStreamFaults:
 
         assert (await next_event(socket))["o"]["c"] == "th-1"
 
+    async def test_hold_a_message_and_what_follows_it(
+        self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess
+    ) -> None:
+        simulator.add_fault("stream_delay", match={"client_order_id_prefix": "th-1"}, seconds=0.5)
+
+        for name in ("th-1", "th-2"):
+            await client.call("POST", ORDER, **limit_order(name))
+
+        told = [(await next_event(socket))["o"]["c"] for _ in range(2)]
+        assert told == ["th-1", "th-2"]
+        assert time.time_ns() - simulator.order("th-1")["accepted_ns"] >= 500_000_000
+
+    async def test_break_a_message_off(
+        self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess
+    ) -> None:
+        simulator.add_fault("stream_garble", match={"client_order_id_prefix": "th-1"})
+
+        for name in ("th-1", "th-2"):
+            await client.call("POST", ORDER, **limit_order(name))
+
+        broken = await asyncio.wait_for(socket.receive(), 5)
+        with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+            json.loads(broken.data)
+        assert (await next_event(socket))["o"]["c"] == "th-2"
+
     async def test_cut_the_streams_of_one_account(
         self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess
     ) -> None:
@@ -294,6 +319,17 @@ class TestLimits:
         assert len(simulator.orders()) == 12 - len(refused) <= 6  # two windows at most
         simulator.reset()
         assert not simulator.set_limits()["binance-futures"]["enforce"]
+
+    async def test_keep_what_was_used_to_themselves_when_asked(
+        self, client: WireClient, simulator: SimulatorProcess
+    ) -> None:
+        told = await client.call("POST", ORDER, **limit_order("th-1"))
+        assert {"X-MBX-USED-WEIGHT-1M", "X-MBX-ORDER-COUNT-10S"} <= told.headers.keys()
+
+        simulator.set_limits(tell=False)
+
+        silent = await client.call("POST", ORDER, **limit_order("th-2"))
+        assert not any(name.startswith("X-MBX") for name in silent.headers)
 
 
 class TestControl:

@@ -98,10 +98,11 @@ class Router:
             self._check(route, call)
             now_ms = self._desk.now_ms()
             weight = route.weight if call.params.get("symbol") else route.weight_of_all or route.weight
-            headers["X-MBX-USED-WEIGHT-1M"] = str(self._usage.add_weight(weight, now_ms))
+            used = {"X-MBX-USED-WEIGHT-1M": str(self._usage.add_weight(weight, now_ms))}
             if route.counts_orders:
                 number = call.params.get("batchOrders", "").count('"symbol"') or 1
-                headers |= self._usage.add_orders(call.api_key, number, now_ms)
+                used |= self._usage.add_orders(call.api_key, number, now_ms)
+            headers = used if self._usage.limits.tell else {}
             return Answer(200, encode(route.handler(call)), headers)
         except WireError as error:
             return error_answer(error, headers)

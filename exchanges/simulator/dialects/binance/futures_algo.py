@@ -77,6 +77,7 @@ class AlgoOrder:
     created_ms: int
     updated_ms: int
     status: str = "NEW"
+    ended_ns: int = 0  # 0 while it waits for its trigger; then its child lives
     child: Order | None = None
     triggered_ms: int = 0
     reject_reason: str = ""
@@ -230,6 +231,8 @@ class AlgoOrders:
 
     def _set_status(self, order: AlgoOrder, status: str) -> None:
         order.status = status
+        if status not in ("NEW", "TRIGGERING"):
+            order.ended_ns = order.ended_ns or time.time_ns()
         order.updated_ms = self._desk.now_ms()
         self._tell(order)
 
@@ -436,6 +439,7 @@ def _ledger_row(exchange: str, order: AlgoOrder) -> dict[str, Any]:
         "quantity": None if order.quantity is None else str(order.quantity),
         "accepted_at": milliseconds(order.accepted_ns),
         "accepted_ns": order.accepted_ns,
+        "ended_ns": order.ended_ns,
         "received_ns": order.received_ns,
         "created_ms": order.created_ms,
         "updated_ms": order.updated_ms,

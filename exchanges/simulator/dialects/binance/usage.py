@@ -18,10 +18,11 @@ class Limits:
     weight_per_minute: int
     orders: dict[str, int]
     enforce: bool = False
+    tell: bool = True  # what was used, in each answer's headers
 
     def scaled(self, factor: int, *, enforce: bool) -> Limits:
         orders = {suffix: limit * factor for suffix, limit in self.orders.items()}
-        return Limits(self.weight_per_minute * factor, orders, enforce)
+        return Limits(self.weight_per_minute * factor, orders, enforce, self.tell)
 
 
 class Usage:
@@ -37,6 +38,7 @@ class Usage:
         self.limits.weight_per_minute = self._initial.weight_per_minute
         self.limits.orders = dict(self._initial.orders)
         self.limits.enforce = self._initial.enforce
+        self.limits.tell = self._initial.tell
 
     def add_weight(self, weight: int, now_ms: int) -> int:
         """Count weight; return what the current minute has used. Raises -1003 when enforced."""
