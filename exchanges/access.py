@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography.fernet import InvalidToken
 from django.conf import settings
 
-from exchanges import bans, runtime
+from exchanges import runtime, sharing
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import AuthenticationFailed
 from exchanges.adapters.types import Credentials, Environment, MarketType
@@ -23,10 +23,10 @@ def exchange_for(account: Account, market_type: str) -> Exchange:
     """Return the adapter of one account and market; the registry keeps and shares them.
 
     Raises UnsupportedOrder when the exchange has no such market, AuthenticationFailed when the stored
-    keys cannot be decrypted. The first call starts the thread that shares bans; see exchanges.bans.
+    keys cannot be decrypted. The first call starts the thread that shares bans and breakers.
     """
     if not settings.TESTING:
-        bans.watch()
+        sharing.watch()
     market = MarketType(market_type)
     return adapter_for(
         account.exchange,

@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from exchanges.adapters.types import Credentials
 from exchanges.administration import HistoryAdmin, act_with_reason, amount
 from exchanges.markets import account_types_of
-from exchanges.models import Account, Ban, ConfigVersion, Instrument, LastPrice
+from exchanges.models import Account, Ban, Breaker, ConfigVersion, Instrument, LastPrice
 
 
 def _secret_field(label: str) -> forms.CharField:
@@ -171,3 +171,10 @@ class ConfigVersionAdmin(HistoryAdmin):
 class BanAdmin(HistoryAdmin):
     list_display = ("base_url", "until", "reason")
     search_fields = ("base_url", "reason")
+
+
+@admin.register(Breaker)
+class BreakerAdmin(HistoryAdmin):
+    list_display = ("base_url", "node", "exchange", "state", "failures", "opened_at", "retry_at", "reason")
+    list_filter = ("state", "exchange", "node")
+    search_fields = ("base_url", "node", "reason")

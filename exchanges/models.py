@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,11 +10,16 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
-from django.db.models import F
+from django.db.models import F, Q
+from django.utils import timezone
 
+from exchanges.adapters.breaker import BreakerState
 from exchanges.adapters.types import CRYPTO_MARKETS, Credentials, MarketType
 from exchanges.adapters.types import Environment as EnvironmentWord
 from exchanges.fields import ExactDecimalField, decrypt, encrypt
+
+# Nobody has tried for so long: the machine is gone, or nothing is traded there any more.
+BREAKER_FORGOTTEN_AFTER = timedelta(minutes=10)
 
 
 class ConfigVersion(models.Model):
@@ -257,3 +263,40 @@ class Ban(models.Model):
 
     def __str__(self) -> str:
         return f"{self.base_url} until {self.until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class BreakerQuerySet(models.QuerySet["Breaker"]):
+    def known(self) -> BreakerQuerySet:
+        """Leave out those that stand open and were not tried for ten minutes: nothing is known there."""
+        forgotten = Q(retry_at__lt=timezone.now() - BREAKER_FORGOTTEN_AFTER)
+        return self.exclude(forgotten & ~Q(state=BreakerState.CLOSED))
+
+
+class Breaker(models.Model):
+    """A circuit breaker as it last changed: one per base URL and machine. See exchanges.breakers.
+
+    There is no row as long as it has never been open.
+    """
+
+    base_url = models.CharField(max_length=200)
+    node = models.CharField(max_length=64)
+    exchange = models.CharField(max_length=16)
+    state = models.CharField(
+        max_length=10, choices=[(one.value, one.value) for one in BreakerState], default=BreakerState.CLOSED
+    )
+    failures = models.PositiveIntegerField(default=0)
+    opened_at = models.DateTimeField(null=True, blank=True)
+    retry_at = models.DateTimeField(null=True, blank=True)
+    changed_at = models.DateTimeField()
+    reason = models.TextField(blank=True, default="")
+
+    objects = BreakerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("base_url", "node")
+        constraints = [
+            models.UniqueConstraint(fields=["base_url", "node"], name="one_breaker_per_host_and_machine")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.base_url} {self.state}"

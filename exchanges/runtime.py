@@ -14,16 +14,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from django.db import connection
+
+from exchanges import measures
+from exchanges.adapters.breaker import OPEN_SECONDS, BreakerNews
 from exchanges.adapters.http import Hosts
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 2.0
+KEEP_CONNECTION_SECONDS = 0.25
 
 
 class RuntimeMisuse(RuntimeError):
@@ -47,8 +52,17 @@ class _Runtime:
     loops_made: int = 0
 
 
+@dataclass(slots=True)
+class Options:
+    """What the settings say; read when a host is first used. `breaker_seconds`: how long it stays open."""
+
+    breaker_seconds: float = OPEN_SECONDS
+
+
+options = Options()
 _runtime = _Runtime()
 _ban_listeners: list[Callable[[str, float, str], None]] = []
+_breaker_listeners: list[Callable[[BreakerNews], None]] = []
 _inherited: list[_Runtime] = []  # a fork's copies: closing them would disturb the parent's sockets
 
 
@@ -88,19 +102,36 @@ def spawn(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
 def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     """Run a coroutine on the I/O loop and wait for it. Any thread but the loop's own may call.
 
+    Where that takes long, the thread's database connection goes back meanwhile: a slow exchange, or a
+    limiter that holds requests, must not keep the connections that fills are written down with.
+
     Raises: TimeoutError after `timeout` seconds, and stops the coroutine (`spawn` does not);
             RuntimeMisuse when called on the I/O loop itself.
     """
     if threading.get_ident() == _loop_thread_id():
         coroutine.close()
         raise RuntimeMisuse("runtime.run() was called on the I/O loop itself; await the coroutine there")
+    began = time.monotonic()
     future = _submit(coroutine)
     try:
-        return future.result(timeout)
+        wait_without_connection([future], at_most=timeout)
+        return future.result(None if timeout is None else max(0.0, began + timeout - time.monotonic()))
     except concurrent.futures.TimeoutError:
         if not future.done():
             future.cancel()
         raise
+
+
+def wait_without_connection(
+    futures: Collection[concurrent.futures.Future[Any]], *, at_most: float | None = None
+) -> None:
+    """Wait a moment for one of these; if none is done by then, give this thread's connection back."""
+    seconds = KEEP_CONNECTION_SECONDS if at_most is None else min(at_most, KEEP_CONNECTION_SECONDS)
+    done, _ = concurrent.futures.wait(
+        futures, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
+    )
+    if not done and not connection.in_atomic_block:
+        connection.close()
 
 
 async def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -116,7 +147,12 @@ def hosts() -> Hosts:
     if runtime.hosts is None:
         if asyncio.get_running_loop() is not runtime.loop:
             raise RuntimeMisuse("exchange hosts belong to the I/O loop: go through runtime.run()")
-        runtime.hosts = Hosts(on_ban=_announce_ban)
+        runtime.hosts = Hosts(
+            on_ban=_announce_ban,
+            on_breaker=_announce_breaker,
+            breaker_seconds=options.breaker_seconds,
+            on_round_trip=measures.round_trip,
+        )
     return runtime.hosts
 
 
@@ -133,6 +169,20 @@ def obey_ban(base_url: str, until: float, reason: str) -> None:
 
     async def apply() -> None:
         hosts().ban(base_url, until - time.time(), reason)
+
+    spawn(apply())
+
+
+def on_breaker(listener: Callable[[BreakerNews], None]) -> None:
+    """Have `listener` called on the I/O loop when a breaker of this process changes; it must not block."""
+    _breaker_listeners.append(listener)
+
+
+def adopt_breaker(news: BreakerNews) -> None:
+    """Believe what another process found of a host. Any thread may call."""
+
+    async def apply() -> None:
+        hosts().adopt(news)
 
     spawn(apply())
 
@@ -168,6 +218,11 @@ def stop() -> None:
 def _announce_ban(base_url: str, until: float, reason: str) -> None:
     for listener in _ban_listeners:
         listener(base_url, until, reason)
+
+
+def _announce_breaker(news: BreakerNews) -> None:
+    for listener in _breaker_listeners:
+        listener(news)
 
 
 def _start(runtime: _Runtime) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from exchanges.adapters.exceptions import ExchangeError, UnsupportedOrder
@@ -18,6 +20,15 @@ from exchanges.adapters.types import (
     StreamEvent,
     VenuePosition,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ListCost:
+    """What `fetch_open_orders` costs of the address's request weight, and how much of that there is."""
+
+    whole: int
+    symbol: int
+    per_minute: int
 
 
 class Exchange(ABC):
@@ -41,6 +52,18 @@ class Exchange(ABC):
     def learn_instruments(self, specs: Sequence[InstrumentSpec]) -> None:
         """Take instruments that are known already (from the database). Any thread may call."""
         return
+
+    def time_there(self) -> float:
+        """Return the exchange's time, epoch seconds, by the last look at its clock; else by our own."""
+        return time.time()
+
+    def list_cost(self) -> ListCost | None:
+        """Return what lists cost; None where the exchange counts no weight. Any thread may call."""
+        return None
+
+    async def background_wait(self) -> float:
+        """Return for how many seconds the address's budget is left to orders and cancels alone."""
+        return 0.0
 
     @abstractmethod
     async def load_instruments(self) -> list[InstrumentSpec]: ...
@@ -88,6 +111,14 @@ class Exchange(ABC):
     @abstractmethod
     async def warm_up(self) -> None:
         """Open the connection and learn the server's clock: the first order is as fast as the next."""
+
+    async def follow_symbols(self, symbols: Collection[str]) -> set[str]:
+        """Have the user stream hear exactly these symbols; return those that it did not hear until now.
+
+        Only where `capabilities.stream` is SYMBOLS: elsewhere the stream hears every symbol. Never raises for
+        a subscription's sake; one that failed is tried again by a later call.
+        """
+        return set()
 
     @abstractmethod
     def user_stream(self) -> AsyncGenerator[StreamEvent, None]:

@@ -108,8 +108,14 @@ class NotSent(OrderDenied):
 
 
 class CircuitOpen(OrderDenied):
+    """The exchange cannot be reached. `retry_after`: seconds until the next try, 0 while one is going on."""
+
     code = "circuit_open"
     default_error_type = ErrorType.NETWORK_ERROR
+
+    def __init__(self, message: str, *, venue: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, venue=venue)
+        self.retry_after = retry_after
 
 
 class RequestRefused(ExchangeError):

@@ -2,7 +2,7 @@
 
 The order of things in `RestClient.send` is the point of this module:
 
-    rate limit → connection → deadline → clock, signature → the first byte
+    breaker → rate limit → connection → deadline → clock, signature → the first byte
 
 The last three happen in `LastCheckRequest.send`, after the connection was acquired and with nothing
 to wait for in between: what was held up, or a process that was frozen, sends nothing late. Before
@@ -30,6 +30,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from yarl import URL
 
+from exchanges.adapters.breaker import OPEN_SECONDS, Attempt, Breaker, BreakerNews
 from exchanges.adapters.exceptions import ErrorType, ExchangeError, NotSent, OutcomeUnknown
 from exchanges.adapters.limits import HostLimits, RateRules
 from exchanges.adapters.secrets import Masker
@@ -59,8 +60,9 @@ class Call:
     """One request, for a single order and a batch alike.
 
     `query` is percent-encoded already: what is signed is what is sent. `changes`: the exchange's state
-    is different afterwards, so it must not be sent twice. `urgent`: an order or a cancel. `orders` is
-    what it costs of the account's order windows, in the order of RateRules.order_windows.
+    is different afterwards, so it must not be sent twice. `urgent`: an order or a cancel. `always`: tried
+    although the host seems dead, as cancels are. `orders` is what it costs of the account's order windows,
+    in the order of RateRules.order_windows.
     """
 
     method: str
@@ -73,6 +75,7 @@ class Call:
     orders: tuple[int, ...] = ()
     urgent: bool = False
     changes: bool = False
+    always: bool = False
     send_by: float | None = None
     seconds: float | None = None  # None: the client's own
 
@@ -96,12 +99,15 @@ class Clock:
 
 
 class Host:
-    """What all accounts of a process share about one base URL: session, clock, limits."""
+    """What all accounts of a process share about one base URL: session, clock, limits, breaker."""
 
-    def __init__(self, base_url: str, session: aiohttp.ClientSession, limits: HostLimits) -> None:
+    def __init__(
+        self, base_url: str, session: aiohttp.ClientSession, limits: HostLimits, breaker: Breaker
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self.session = session
         self.limits = limits
+        self.breaker = breaker
         self.clock = Clock()
         self.keep_warm: asyncio.Task[None] | None = None
         self._urls: dict[str, URL] = {}
@@ -113,15 +119,37 @@ class Host:
         return url
 
 
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A request that left, and what came of it. `seconds`: from its first byte until that was known."""
+
+    venue: str
+    method: str
+    path: str
+    seconds: float
+    error: ExchangeError | None
+
+
 class Hosts:
     """Every host of one I/O loop. One session per scheme, host and port, made once and kept alive."""
 
-    def __init__(self, *, on_ban: Callable[[str, float, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        on_ban: Callable[[str, float, str], None] | None = None,
+        on_breaker: Callable[[BreakerNews], None] | None = None,
+        breaker_seconds: float = OPEN_SECONDS,
+        on_round_trip: Callable[[RoundTrip], None] | None = None,
+    ) -> None:
+        self.on_round_trip = on_round_trip
         self.sessions_made: dict[str, int] = {}
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._hosts: dict[str, Host] = {}
         self._bans: dict[str, tuple[float, str]] = {}  # of hosts that nobody has asked for yet
+        self._breakers: dict[str, BreakerNews] = {}  # likewise
         self._on_ban = on_ban
+        self._on_breaker = on_breaker
+        self._breaker_seconds = breaker_seconds
 
     def session(self, url: str) -> aiohttp.ClientSession:
         """Return the one session of this URL's host. Must be called on the loop."""
@@ -142,8 +170,11 @@ class Hosts:
                 if on_ban is not None:
                     on_ban(base_url, until, reason)
 
-            host = Host(base_url, self.session(base_url), HostLimits(venue, rules, on_ban=announce))
-            self._hosts[base_url] = host
+            breaker = Breaker(base_url, venue, open_seconds=self._breaker_seconds, on_change=self._on_breaker)
+            limits = HostLimits(venue, rules, on_ban=announce)
+            host = self._hosts[base_url] = Host(base_url, self.session(base_url), limits, breaker)
+            if (known := self._breakers.pop(base_url, None)) is not None:
+                breaker.adopt(known)
             until, reason = self._bans.pop(base_url, (0.0, ""))
             if (seconds := until - time.monotonic()) > 0:
                 host.limits.ban(seconds, reason, announce=False)
@@ -155,6 +186,13 @@ class Hosts:
             host.limits.ban(seconds, reason, announce=False)
         else:
             self._bans[base_url] = (time.monotonic() + seconds, reason)
+
+    def adopt(self, news: BreakerNews) -> None:
+        """Take over what another process found of a host, also when the first call comes later."""
+        if (host := self._hosts.get(news.base_url)) is not None:
+            host.breaker.adopt(news)
+        else:
+            self._breakers[news.base_url] = news
 
     async def close(self) -> None:
         for host in self._hosts.values():
@@ -186,6 +224,14 @@ class _NeverLeft(Exception):
     """The connection turned out to be closed before the first byte was written."""
 
 
+class _Unreached(Exception):
+    """The network or a gateway failed, not the exchange; `error` says what that means for the request."""
+
+    def __init__(self, error: NotSent | OutcomeUnknown) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 class _SecondSend(Exception):
     """The HTTP library wanted to repeat a request that changes something."""
 
@@ -198,14 +244,19 @@ class _Departure:
     clock: Clock
     sign: Callable[[str, int], Signed] | None
     has_left: bool = False
+    left_at: float = 0.0
+    answered_at: float = 0.0
 
     def leave(self) -> Signed:
         """Last check and signature; from here on the request counts as sent."""
         if self.has_left and self.call.changes:
             raise _SecondSend
-        if self.call.send_by is not None and time.monotonic() > self.call.send_by:
+        now = time.monotonic()
+        if self.call.send_by is not None and now > self.call.send_by:
             raise TooLate
-        self.has_left = True
+        self.has_left, self.left_at = True, now
+        if self.call.urgent and self.call.changes and (hear := departures.get()) is not None:
+            hear(now)
         if self.sign is None:
             return Signed(self.call.query, {})
         return self.sign(self.call.query, self.clock.now_ms())
@@ -215,6 +266,9 @@ class TooLate(Exception):
     """The deadline passed before the first byte."""
 
 
+# Hears when the first byte of each order or cancel leaves that this context sends: monotonic seconds. It is
+# called on the I/O loop right before that byte, so it must do next to nothing.
+departures: ContextVar[Callable[[float], None] | None] = ContextVar("departures", default=None)
 _departing: ContextVar[_Departure | None] = ContextVar("departing", default=None)
 
 
@@ -312,21 +366,52 @@ class RestClient:
         Tried once more by itself, deadline permitting, in the two cases that prove that nothing was
         done: no connection could be made, and the exchange found our clock to be off.
 
-        Raises: NotSent, what `judge` makes of the reply, OutcomeUnknown for all else.
+        Raises: CircuitOpen while the exchange cannot be reached, NotSent, what `judge` makes of the reply,
+        OutcomeUnknown for all else.
         """
+        attempt = self.host.breaker.admit(always=call.always)
+        try:
+            return await self._send_twice(call, attempt)
+        except _Unreached as exc:
+            attempt.failed(exc.error.message)
+            raise exc.error from None
+        finally:
+            attempt.abandon()  # unless it has ended by now
+
+    async def _send_twice(self, call: Call, attempt: Attempt) -> Any:
         began_at = time.monotonic()
         try:
-            return await self._send_once(call)
-        except NotSent as exc:
-            if exc.error_type is not ErrorType.NETWORK_ERROR or _is_over(call):
+            return await self._send_once(call, attempt)
+        except _Unreached as exc:
+            if not isinstance(exc.error, NotSent) or _is_over(call):
                 raise
         except ExchangeError as exc:
             if exc.venue_code not in self._clock_codes or not call.signed or _is_over(call):
                 raise
             await self.read_clock(not_before=began_at)
-        return await self._send_once(call)
+        return await self._send_once(call, attempt)
 
-    async def _send_once(self, call: Call) -> Any:
+    async def _send_once(self, call: Call, attempt: Attempt) -> Any:
+        departure = _Departure(call, self.host.clock, self._sign if call.signed else None)
+        try:
+            answer = await self._converse(call, attempt, departure)
+        except ExchangeError as exc:
+            self._measure(departure, exc)
+            raise
+        except _Unreached as exc:
+            self._measure(departure, exc.error)
+            raise
+        self._measure(departure, None)
+        return answer
+
+    def _measure(self, departure: _Departure, error: ExchangeError | None) -> None:
+        hear = self._hosts().on_round_trip
+        if hear is not None and departure.has_left:
+            call = departure.call
+            seconds = (departure.answered_at or time.monotonic()) - departure.left_at
+            hear(RoundTrip(self.venue, call.method, call.path, seconds, error))
+
+    async def _converse(self, call: Call, attempt: Attempt, departure: _Departure) -> Any:
         host = self.host
         async with host.limits.admitted(
             weight=call.weight,
@@ -335,7 +420,9 @@ class RestClient:
             urgent=call.urgent,
             deadline=call.send_by,
         ):
-            status, headers, content = await self._exchange(host, call)
+            host.breaker.recheck(attempt, always=call.always)
+            status, headers, content = await self._exchange(host, call, departure)
+        departure.answered_at = time.monotonic()
         host.limits.learn(headers, account=self.account, server_seconds=host.clock.now_ms() / 1000)
         body: Any = None
         try:
@@ -348,19 +435,24 @@ class RestClient:
                     error_type=ErrorType.UNKNOWN,
                 ) from None
         if status < 300 and not (isinstance(body, dict) and "code" in body):
+            attempt.answered()
             return body
         error = self._judge(status, body, _text(content) if body is None else "", headers)
+        if status >= 500 and isinstance(error, OutcomeUnknown):
+            raise _Unreached(error)  # a gateway speaks, and nobody behind it
+        attempt.answered()
         if status in _BAN_SECONDS and error is not None:
             self._obey(host, status, headers, error)
         if error is not None:
             raise error
         return body
 
-    async def _exchange(self, host: Host, call: Call) -> tuple[int, Mapping[str, str], bytes]:
+    async def _exchange(
+        self, host: Host, call: Call, departure: _Departure
+    ) -> tuple[int, Mapping[str, str], bytes]:
         timeout = self._timeout
         if call.seconds is not None:
             timeout = aiohttp.ClientTimeout(total=call.seconds, sock_connect=timeout.sock_connect)
-        departure = _Departure(call, host.clock, self._sign if call.signed else None)
         token = _departing.set(departure)
         try:
             async with host.session.request(
@@ -377,18 +469,21 @@ class RestClient:
                 "the deadline had passed before the request could leave", venue=self.venue
             ) from None
         except _NeverLeft:
-            raise self._not_sent(call, "the kept connection was closed") from None
+            raise _Unreached(self._not_sent(call, "the kept connection was closed")) from None
         except _SecondSend:
-            raise self._unknown(call, "the connection was closed before an answer came") from None
+            error = self._unknown(call, "the connection was closed before an answer came")
+            raise _Unreached(error) from None
         except TimeoutError as exc:
-            if not departure.has_left:
-                raise self._not_sent(call, f"no connection in time ({type(exc).__name__})") from None
-            raise self._unknown(call, f"no answer within {timeout.total:g} s", ErrorType.TIMEOUT) from None
+            if departure.has_left:
+                error = self._unknown(call, f"no answer within {timeout.total:g} s", ErrorType.TIMEOUT)
+                raise _Unreached(error) from None
+            words = f"no connection in time ({type(exc).__name__})"
+            raise _Unreached(self._not_sent(call, words)) from None
         except (aiohttp.ClientError, OSError) as exc:
             # `from None`: the library's own texts may carry the signed URL.
-            if not departure.has_left:
-                raise self._not_sent(call, f"{type(exc).__name__}: {exc}") from None
-            raise self._unknown(call, f"{type(exc).__name__}: {exc}") from None
+            words = f"{type(exc).__name__}: {exc}"
+            make = self._unknown if departure.has_left else self._not_sent
+            raise _Unreached(make(call, words)) from None
         finally:
             _departing.reset(token)
 
@@ -422,7 +517,7 @@ class RestClient:
 
     async def _ask_time(self) -> float:
         asked_at = time.monotonic()
-        body = await self._send_once(Call("GET", self._clock_path, urgent=True))
+        body = await self._send_beside(Call("GET", self._clock_path, urgent=True, always=True))
         answered_at = time.monotonic()
         try:
             server_ms = float(body[self._clock_field])
@@ -431,6 +526,14 @@ class RestClient:
             raise OutcomeUnknown(text, venue=self.venue, error_type=ErrorType.UNKNOWN) from None
         self.host.clock.set(server_ms, asked_at=asked_at, answered_at=answered_at)
         return answered_at - asked_at
+
+    async def _send_beside(self, call: Call) -> Any:
+        """Send once. Whoever asks beside the orders neither waits for the breaker nor opens it."""
+        attempt = self.host.breaker.admit(always=True)
+        try:
+            return await self._send_once(call, attempt)
+        except _Unreached as exc:
+            raise exc.error from None
 
     async def warm_up(self, connections: int) -> None:
         """Open so many connections side by side, learn the clock, and keep both fresh from now on."""

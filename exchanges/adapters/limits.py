@@ -192,6 +192,12 @@ class HostLimits:
             self._on_ban(time.time() + seconds, reason)
 
     @property
+    def background_wait(self) -> float:
+        """Seconds until calls that are neither orders nor cancels may go again; 0: they may now."""
+        until = max(self._paused_until, self._background_paused_until, self._banned_until)
+        return max(0.0, until - time.monotonic())
+
+    @property
     def banned_for(self) -> float:
         """Seconds until the ban ends; 0 without one."""
         return max(0.0, self._banned_until - time.monotonic())

@@ -10,21 +10,31 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import aiohttp
 
 from exchanges.adapters.exceptions import ExchangeError, RefusedForNow
 from exchanges.adapters.secrets import Masker
-from exchanges.adapters.types import StreamEvent, StreamState, StreamStateChange, UnreadableMessage
+from exchanges.adapters.subscriptions import Subscriptions
+from exchanges.adapters.types import (
+    OrderReport,
+    StreamEvent,
+    StreamState,
+    StreamStateChange,
+    UnreadableMessage,
+)
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 PING_SECONDS = 20.0  # a pong must be here within half of it
 _ORDERLY_CODES = frozenset({1000, 1001, 1012})  # normal, going away, service restart
 ALIVE_SECONDS = 1.0  # shorter lives do not count as having worked
-_RAW_LENGTH = 4000
+MAX_MESSAGE_BYTES = 4 << 20  # beyond that the connection is given up
+_READ_LENGTH = 256 * 1024  # characters: what is longer is no report, and not worth the parsing
+_RAW_LENGTH = 4000  # characters that are kept of what cannot be read
 
 
 class OrderlyEnd(Exception):
@@ -55,6 +65,10 @@ class AccountStream(ABC):
                     yield StreamStateChange(StreamState.CONNECTED)
                     async for message in socket:
                         if message.type is aiohttp.WSMsgType.ERROR:
+                            # No frame that makes sense, or one that is far too long: the bytes are gone.
+                            # Anything else is a line that broke, a pong that did not come: no message.
+                            if isinstance(message.data, aiohttp.WebSocketError):
+                                yield UnreadableMessage("", self.mask(repr(message.data)))
                             break
                         for event in await self._events(message):
                             yield event
@@ -65,8 +79,10 @@ class AccountStream(ABC):
             except OrderlyEnd as exc:
                 reason, is_orderly = str(exc), True
             except (ExchangeError, aiohttp.ClientError, OSError, TimeoutError) as exc:
-                reason = f"{type(exc).__name__}: {exc}"
+                reason = _in_words(exc)
                 at_least = (exc.retry_after or 0.0) if isinstance(exc, RefusedForNow) else 0.0
+            except (ValueError, LookupError, TypeError, RecursionError) as exc:
+                reason = f"unreadable answer to the connection: {exc!r}"
             yield StreamStateChange(StreamState.DISCONNECTED, self.mask(reason))
             has_worked = time.monotonic() - began_at >= ALIVE_SECONDS
             failures = 0 if has_worked else failures + 1
@@ -75,13 +91,93 @@ class AccountStream(ABC):
 
     async def _events(self, message: aiohttp.WSMessage) -> list[StreamEvent]:
         if message.type is not aiohttp.WSMsgType.TEXT:
-            return [
-                UnreadableMessage(repr(message.data)[:_RAW_LENGTH], f"unexpected {message.type.name} frame")
-            ]
+            raw = message.data if isinstance(message.data, bytes) else repr(message.data).encode()
+            text = raw[:_READ_LENGTH].decode("utf-8", "replace")
+            return [self._unreadable(text, f"unexpected {message.type.name} frame")]
+        if len(message.data) > _READ_LENGTH:
+            return [self._unreadable(message.data, f"a message of {len(message.data)} characters")]
         try:
-            return await self.read(message.data)
-        except (ValueError, KeyError, TypeError, ArithmeticError, AttributeError, ExchangeError) as exc:
-            return [UnreadableMessage(self.mask(message.data, limit=_RAW_LENGTH), self.mask(repr(exc)))]
+            events = await self.read(message.data)
+            for event in events:
+                if isinstance(event, OrderReport):
+                    _check(event)
+        except _UNREADABLE as exc:
+            return [self._unreadable(message.data, repr(exc))]
+        return events
+
+    def _unreadable(self, text: str, error: str) -> UnreadableMessage:
+        return UnreadableMessage(self.mask(text[:_READ_LENGTH], limit=_RAW_LENGTH), self.mask(error))
+
+
+# What reading a message may run into: it says something else than it should, or nests without end.
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    OSError,  # a time that no calendar has
+    ExchangeError,
+)
+
+
+_DIGITS = 20  # before the point, or zeros behind it: no market counts like that, and nobody could store it
+
+
+def _check(report: OrderReport) -> None:
+    """Raise ValueError where a report counts with what is no quantity: nothing is to be guessed from it."""
+    quantities = [report.quantity, report.filled_quantity, *(fill.quantity for fill in report.fills)]
+    prices = [report.price, report.stop_price, report.average_price, *(fill.price for fill in report.fills)]
+    fees = [fill.fee for fill in report.fills]
+    for value in (*quantities, *prices, *fees):
+        if value is not None and not (value.is_finite() and (not value or abs(value.adjusted()) < _DIGITS)):
+            raise ValueError(f"{value} is no quantity or price")
+    if any(value is not None and value < 0 for value in quantities):
+        raise ValueError("a quantity below zero")
+    if any(fill.quantity == 0 or not fill.trade_id for fill in report.fills):
+        raise ValueError("a fill of nothing, or without an id")
+    if not (report.client_order_id or report.exchange_order_id or report.child_order_id):
+        raise ValueError("a report that names no order")
+
+
+class SymbolStream(AccountStream):
+    """A stream on which symbols are subscribed one by one."""
+
+    def __init__(self, *, mask: Masker) -> None:
+        self.mask = mask
+        self.subscriptions = Subscriptions(mask=mask)
+
+    @abstractmethod
+    def open(self) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """Open the socket and log in. Raises ExchangeError or what aiohttp raises."""
+
+    @abstractmethod
+    async def subscribe(self, socket: aiohttp.ClientWebSocketResponse, symbol: str) -> None:
+        """Ask for one symbol. A refusal that comes as a message goes to `subscriptions.failed`."""
+
+    @abstractmethod
+    async def unsubscribe(self, socket: aiohttp.ClientWebSocketResponse, symbol: str) -> None: ...
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        async with self.open() as socket:
+            try:
+                await self.subscriptions.attach(
+                    subscribe=partial(self.subscribe, socket), unsubscribe=partial(self.unsubscribe, socket)
+                )
+                yield socket
+            finally:
+                self.subscriptions.detach()
+
+
+def _in_words(fault: Exception) -> str:
+    """Say why a stream broke; the page shows it."""
+    if isinstance(fault, ExchangeError):
+        return fault.message
+    if isinstance(fault, TimeoutError):
+        return "no answer in time"
+    return f"{type(fault).__name__}: {fault}"
 
 
 def delay_after(failures: int) -> float:

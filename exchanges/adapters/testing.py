@@ -13,10 +13,11 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import (
@@ -24,8 +25,10 @@ from exchanges.adapters.exceptions import (
     ExchangeError,
     NotSent,
     OrderNotFound,
+    RequestRefused,
     UnsupportedOrder,
 )
+from exchanges.adapters.subscriptions import Subscriptions
 from exchanges.adapters.types import (
     STOP_TYPES,
     VENUE_CLOSED,
@@ -41,6 +44,7 @@ from exchanges.adapters.types import (
     OrderType,
     Side,
     StreamEvent,
+    StreamKind,
     StreamState,
     StreamStateChange,
     VenueOrderStatus,
@@ -117,6 +121,10 @@ class FakeExchange(Exchange):
         self._lost: dict[str, ExchangeError] = {}
         self._serial = itertools.count(1)
         self._lock = threading.RLock()
+        # Where symbols are to be subscribed: what the stream was told, and what it refuses.
+        self.subscribed: list[tuple[str, str]] = []  # ("subscribe" or "unsubscribe", symbol)
+        self.refused_symbols: set[str] = set()
+        self._subscriptions = Subscriptions()
         self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[StreamEvent]]] = []
 
     # What a test says.
@@ -192,7 +200,10 @@ class FakeExchange(Exchange):
             )
 
     def push(self, event: StreamEvent) -> None:
-        """Put anything into every open user stream."""
+        """Put anything into every open user stream that hears it."""
+        symbols = self.capabilities.stream is StreamKind.SYMBOLS
+        if symbols and isinstance(event, OrderReport) and event.symbol not in self._subscriptions.told:
+            return
         with self._lock:
             for loop, queue in self._listeners:
                 loop.call_soon_threadsafe(queue.put_nowait, event)
@@ -274,12 +285,24 @@ class FakeExchange(Exchange):
         with self._lock:
             self._listeners.append(listener)
         try:
+            await self._subscriptions.attach(
+                subscribe=partial(self._tell, "subscribe"), unsubscribe=partial(self._tell, "unsubscribe")
+            )
             yield StreamStateChange(StreamState.CONNECTED)
             while True:
                 yield await queue.get()
         finally:
+            self._subscriptions.detach()
             with self._lock:
                 self._listeners.remove(listener)
+
+    async def follow_symbols(self, symbols: Collection[str]) -> set[str]:
+        return await self._subscriptions.want(symbols)
+
+    async def _tell(self, word: str, symbol: str) -> None:
+        self.subscribed.append((word, symbol))
+        if symbol in self.refused_symbols:
+            raise RequestRefused(f"no subscription of {symbol}", venue=self.venue)
 
     # How it keeps its books.
 

@@ -16,7 +16,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from exchanges import bans, runtime
+from exchanges import bans, runtime, sharing
 from exchanges.adapters.binance.futures import BinanceFutures
 from exchanges.adapters.exceptions import RateLimited
 from exchanges.adapters.types import Credentials, Endpoints
@@ -47,10 +47,10 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 @pytest.fixture
 def watching(fresh_runtime: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bans, "LOOK_SECONDS", 0.1)
-    bans.watch()
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.1)
+    sharing.watch()
     yield
-    bans.stop()
+    sharing.stop()
 
 
 class TestBanRecord:
@@ -123,21 +123,21 @@ class TestWatch:
 
     def test_is_one_thread_however_often_it_is_called(self) -> None:
         for _ in range(3):
-            bans.watch()
-        assert [one.name for one in threading.enumerate()].count("exchange-bans") == 1
+            sharing.watch()
+        assert [one.name for one in threading.enumerate()].count("exchange-news") == 1
 
     def test_starts_anew_in_a_forked_child(self) -> None:
         pid = os.fork()
         if pid == 0:  # the child: no pytest and no database in here
             code = 1
             try:
-                code = 0 if bans._watcher is None and not bans._start_lock.locked() else 2
+                code = 0 if sharing._watcher is None and not sharing._start_lock.locked() else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-# Asks the exchange once per line that it reads.
+# Asks the exchange once per "ask" that it reads; "state" only shows what it believes.
 CHILD = """
 import sys
 import django
@@ -152,7 +152,14 @@ account.credentials = Credentials("k1", "s1")
 exchange = access.exchange_for(account, "FUTURES")
 runtime.run(exchange.fetch_tickers(["BTC/USDT"]), 20)
 print("ready", flush=True)
+
+async def believed():
+    return exchange._rest.host.breaker.state.value
+
 for line in sys.stdin:
+    if line.strip() == "state":
+        print(runtime.run(believed(), 5), flush=True)
+        continue
     try:
         runtime.run(exchange.fetch_tickers(["BTC/USDT"]), 20)
         print("ok", flush=True)
@@ -176,9 +183,9 @@ class _Child:
         assert self._popen.stdout is not None
         return self._popen.stdout.readline().strip()
 
-    def ask(self) -> str:
+    def ask(self, what: str = "ask") -> str:
         assert self._popen.stdin is not None
-        self._popen.stdin.write("ask\n")
+        self._popen.stdin.write(f"{what}\n")
         self._popen.stdin.flush()
         return self.hear()
 

@@ -33,6 +33,7 @@ from exchanges.adapters.types import (
     UnreadableMessage,
     VenueOrderStatus,
 )
+from exchanges.simulator.dialects.binance.futures_stream import VALID_SECONDS
 from exchanges.tests.scripted import Reply, ScriptedServer, payload
 
 LISTEN_KEY = "pqia91ma19a5s61cv6a81va65sdf19v8a65a1a5s61cv6a81va65sdf19v8a65a1"
@@ -70,7 +71,7 @@ class TestExecutionReport:
         assert execution_report(event, "ETH/BTC").reason == "INSUFFICIENT_BALANCE"
 
     def test_guesses_no_status(self) -> None:
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError, match="a status that we do not know: HALF_DONE"):
             execution_report(payload("spot_execution_report")["event"] | {"X": "HALF_DONE"}, "ETH/BTC")
 
 
@@ -336,6 +337,9 @@ class TestFuturesUserStream:
             server.hang_up(code=1001)
             await listener.until_state(StreamState.CONNECTED, times=2)
 
+    def test_renews_its_key_at_half_its_life(self) -> None:
+        assert binance_stream.FuturesStream.renew_seconds * 2 == VALID_SECONDS
+
     async def test_takes_a_ping_without_an_answer_for_a_break(
         self, server: ScriptedServer, futures: BinanceFutures, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -343,6 +347,7 @@ class TestFuturesUserStream:
         server.is_deaf = True
         async with listening(futures) as listener:
             await listener.until_state(StreamState.CONNECTED, times=2)
+        assert not [event for event in listener.events if isinstance(event, UnreadableMessage)]
 
     async def test_keeps_trying_while_the_exchange_is_away(
         self, server: ScriptedServer, futures: BinanceFutures
@@ -351,6 +356,9 @@ class TestFuturesUserStream:
         server.script["POST", "/fapi/v1/listenKey"] = [away, away, Reply({"listenKey": LISTEN_KEY})]
         async with listening(futures) as listener:
             await listener.until_state(StreamState.CONNECTED)
+        broken = [event for event in listener.events if isinstance(event, StreamStateChange) and event.reason]
+        words_there = "Internal error; unable to process your request."
+        assert [event.reason for event in broken] == [words_there, words_there]
         words = [event.state.value for event in listener.events if isinstance(event, StreamStateChange)]
         assert words == [
             "CONNECTING",

@@ -13,11 +13,13 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from django.db import connection, connections, transaction
 
 from exchanges import runtime
 from exchanges.adapters.binance.futures import BinanceFutures
 from exchanges.adapters.testing import make_request
 from exchanges.adapters.types import Credentials, Endpoints, OrderReport
+from exchanges.models import Account
 from exchanges.tests.scripted import Reply, Request, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("fresh_runtime")
@@ -71,6 +73,32 @@ class TestRun:
         with pytest.raises(TimeoutError):
             runtime.run(linger(), timeout=0.05)
         assert ended.wait(5)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_gives_the_database_connection_back_while_it_takes_long(self) -> None:
+        held: list[bool] = []
+        mine = connections["default"]  # of this thread; the loop's is another
+
+        async def look(after: float) -> None:
+            await asyncio.sleep(after)
+            held.append(mine.connection is not None)
+
+        def ask(after: float) -> None:
+            Account.objects.exists()
+            runtime.run(look(after), timeout=10)
+
+        ask(0)
+        ask(runtime.KEEP_CONNECTION_SECONDS + 0.3)
+
+        assert held == [True, False]
+        assert not Account.objects.exists()  # it connects again where it is needed
+
+    @pytest.mark.django_db(transaction=True)
+    def test_keeps_the_connection_inside_a_transaction(self) -> None:
+        with transaction.atomic():
+            Account.objects.exists()
+            runtime.run(asyncio.sleep(runtime.KEEP_CONNECTION_SECONDS + 0.1))
+            assert connection.connection is not None
 
     def test_refuses_to_wait_for_itself(self) -> None:
         async def inside() -> str:

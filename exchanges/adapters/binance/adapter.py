@@ -15,7 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from exchanges.adapters.base import Exchange
+from exchanges.adapters.base import Exchange, ListCost
 from exchanges.adapters.binance.auth import Signer, encode_query, plain
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, VENUE, judge_for
 from exchanges.adapters.binance.instruments import published_limits
@@ -67,6 +67,7 @@ class BinanceExchange(Exchange):
     clock_path: str
     exchange_info: Call
     ticker_path: str
+    list_weights: tuple[int, int]  # of all open orders, and of one symbol's
     warm_connections = 6  # 30 orders in batches of five
 
     def __init__(
@@ -108,6 +109,13 @@ class BinanceExchange(Exchange):
         )
         self._symbols = SymbolTable() if symbols is None else symbols
         self._next_symbol_refresh = 0.0
+
+    def list_cost(self) -> ListCost:
+        whole, symbol = self.list_weights
+        return ListCost(whole, symbol, self.rules.weight_per_minute)
+
+    async def background_wait(self) -> float:
+        return self._rest.host.limits.background_wait
 
     def check(self, request: OrderRequest) -> None:
         super().check(request)
@@ -232,6 +240,9 @@ class BinanceExchange(Exchange):
         rows = body if isinstance(body, list) else [body]
         with self._reading(body):
             return {wanted[row["symbol"]]: Decimal(row["price"]) for row in rows if row["symbol"] in wanted}
+
+    def time_there(self) -> float:
+        return self._rest.host.clock.now_ms() / 1000
 
     async def warm_up(self) -> None:
         await self._rest.warm_up(self.warm_connections)

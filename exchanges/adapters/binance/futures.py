@@ -88,6 +88,7 @@ class BinanceFutures(BinanceExchange):
             OrderWindow(1200, 60, "X-MBX-ORDER-COUNT-1M"),
         ),
     )
+    list_weights = 80, 2  # two lists: plain and algo orders
     clock_path = "/fapi/v1/time"
     ticker_path = "/fapi/v1/ticker/price"
     exchange_info = Call("GET", "/fapi/v1/exchangeInfo", weight=1, seconds=BULK_SECONDS)
@@ -445,7 +446,9 @@ def _merge_lists(plain: Iterable[OrderReport], algo: Iterable[OrderReport]) -> l
 
 
 def _cancel_call(path: str, params: Params) -> Call:
-    return Call("DELETE", path, encode_query(params), signed=True, weight=1, urgent=True, changes=True)
+    return Call(
+        "DELETE", path, encode_query(params), signed=True, weight=1, urgent=True, changes=True, always=True
+    )
 
 
 def _algo_name(ref: OrderRef) -> tuple[str, str]:

@@ -72,6 +72,7 @@ class BinanceSpot(BinanceExchange):
         weight_header="X-MBX-USED-WEIGHT-1M",
         order_windows=(OrderWindow(100, 10, "X-MBX-ORDER-COUNT-10S"),),
     )
+    list_weights = 80, 6
     clock_path = "/api/v3/time"
     ticker_path = "/api/v3/ticker/price"
     # Without permission sets, which are most of the megabytes and say nothing to us.
@@ -112,7 +113,16 @@ class BinanceSpot(BinanceExchange):
         (ref,) = refs
         params = [("symbol", self.venue_symbol(ref.symbol)), _name(ref)]
         body = await self._rest.send(
-            Call("DELETE", _ORDER, encode_query(params), signed=True, weight=1, urgent=True, changes=True)
+            Call(
+                "DELETE",
+                _ORDER,
+                encode_query(params),
+                signed=True,
+                weight=1,
+                urgent=True,
+                changes=True,
+                always=True,
+            )
         )
         with self._reading(body):
             return [self._report(body, ref.symbol)]

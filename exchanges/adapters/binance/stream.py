@@ -34,7 +34,7 @@ from exchanges.adapters.binance.words import (
 from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
 from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, Call, Hosts, RestClient
 from exchanges.adapters.secrets import Masker
-from exchanges.adapters.streaming import PING_SECONDS, AccountStream, OrderlyEnd
+from exchanges.adapters.streaming import MAX_MESSAGE_BYTES, PING_SECONDS, AccountStream, OrderlyEnd
 from exchanges.adapters.types import (
     Fill,
     Liquidity,
@@ -52,6 +52,7 @@ _RENEW_AGAIN_SECONDS = 60.0
 _CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=2.0)
 _LISTEN_KEY = "/fapi/v1/listenKey"
 _SUBSCRIBE = "userDataStream.subscribe.signature"
+_decode = json.JSONDecoder(parse_float=Decimal).decode  # made once: `json.loads` makes one for each message
 _COIN_MARGINED = 2  # of `st`, while accounts of both markets share a stream
 
 # Messages that say nothing about an order of ours. Whatever is in neither list is unreadable.
@@ -94,7 +95,7 @@ class BinanceStream(AccountStream):
         session = self._hosts().session(url)
         async with asyncio.timeout(CONNECT_SECONDS + REQUEST_SECONDS):
             socket = await session.ws_connect(
-                url, heartbeat=PING_SECONDS, autoping=True, max_msg_size=1 << 24
+                url, heartbeat=PING_SECONDS, autoping=True, max_msg_size=MAX_MESSAGE_BYTES
             )
         try:
             yield socket
@@ -102,7 +103,7 @@ class BinanceStream(AccountStream):
             await socket.close()
 
     async def read(self, text: str) -> list[StreamEvent]:
-        message = json.loads(text, parse_float=Decimal)
+        message = _decode(text)
         report = await self._read_event(self._unwrap(message))
         return [] if report is None else [report]
 
@@ -267,7 +268,9 @@ def order_trade_update(event: Row, symbol: str) -> OrderReport:
         stop_price=number(order.get("sp") or 0),
         filled_quantity=Decimal(order["z"]),
         average_price=number(order["ap"]),
-        fills=(_futures_fill(order),) if Decimal(order["l"]) > 0 else (),  # TRADE, and CALCULATED: liquidated
+        fills=(_futures_fill(order),)
+        if Decimal(order["l"]) != 0
+        else (),  # TRADE, and CALCULATED: liquidated
         reduce_only=bool(order.get("R", False)),
         reason=_reason(order.get("er")),
         updated_at=moment(order["T"]),

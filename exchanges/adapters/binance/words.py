@@ -8,34 +8,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from exchanges.adapters.types import OrderType, VenueOrderStatus
 
+T = TypeVar("T")
 Row = Mapping[str, Any]
 UNREADABLE = (KeyError, ValueError, TypeError, ArithmeticError, AttributeError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-ORDER_STATUS = {
-    "NEW": VenueOrderStatus.NEW,
-    "PENDING_NEW": VenueOrderStatus.NEW,  # a leg that waits for another order
-    "PARTIALLY_FILLED": VenueOrderStatus.PARTIALLY_FILLED,
-    "FILLED": VenueOrderStatus.FILLED,
-    "CANCELED": VenueOrderStatus.CANCELED,
-    "REJECTED": VenueOrderStatus.REJECTED,
-    "EXPIRED": VenueOrderStatus.EXPIRED,
-    "EXPIRED_IN_MATCH": VenueOrderStatus.EXPIRED,  # self-trade prevention
-}
+
+class _Statuses(dict[str, T]):
+    def __missing__(self, word: str) -> T:
+        raise KeyError(f"a status that we do not know: {word}")
+
+
+ORDER_STATUS: Mapping[str, VenueOrderStatus] = _Statuses(
+    {
+        "NEW": VenueOrderStatus.NEW,
+        "PENDING_NEW": VenueOrderStatus.NEW,  # a leg that waits for another order
+        "PARTIALLY_FILLED": VenueOrderStatus.PARTIALLY_FILLED,
+        "FILLED": VenueOrderStatus.FILLED,
+        "CANCELED": VenueOrderStatus.CANCELED,
+        "REJECTED": VenueOrderStatus.REJECTED,
+        "EXPIRED": VenueOrderStatus.EXPIRED,
+        "EXPIRED_IN_MATCH": VenueOrderStatus.EXPIRED,  # self-trade prevention
+    }
+)
 # A conditional order's status, and whether it has triggered: from then on its child tells the rest.
-ALGO_STATUS = {
-    "NEW": (VenueOrderStatus.NEW, False),
-    "TRIGGERING": (VenueOrderStatus.NEW, True),
-    "TRIGGERED": (VenueOrderStatus.NEW, True),
-    "FINISHED": (VenueOrderStatus.NEW, True),  # the child has ended: how, only the child says
-    "CANCELED": (VenueOrderStatus.CANCELED, False),
-    "REJECTED": (VenueOrderStatus.REJECTED, False),
-    "EXPIRED": (VenueOrderStatus.EXPIRED, False),
-}
+ALGO_STATUS: Mapping[str, tuple[VenueOrderStatus, bool]] = _Statuses(
+    {
+        "NEW": (VenueOrderStatus.NEW, False),
+        "TRIGGERING": (VenueOrderStatus.NEW, True),
+        "TRIGGERED": (VenueOrderStatus.NEW, True),
+        "FINISHED": (VenueOrderStatus.NEW, True),  # the child has ended: how, only the child says
+        "CANCELED": (VenueOrderStatus.CANCELED, False),
+        "REJECTED": (VenueOrderStatus.REJECTED, False),
+        "EXPIRED": (VenueOrderStatus.EXPIRED, False),
+    }
+)
 # Order types in our coarser words: enough to know which lane an order placed by hand takes up.
 # A type that is not listed (LIQUIDATION, say) has no word of ours and is None.
 SPOT_TYPE = {
