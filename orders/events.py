@@ -52,7 +52,7 @@ def subscribe(kind: type, listener: Callable[[Any], None]) -> None:
         listeners.append(listener)
 
 
-def publish(*facts: Fact) -> None:
+def publish(*facts: object) -> None:
     """Tell facts once the current transaction is committed; a listener's fault never reaches the order."""
     for fact in facts:
         for listener in _listeners.get(type(fact), []):

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from django.db import connection
 from django.db.models import QuerySet, Subquery
 
 from exchanges.models import ConfigVersion
 from orders.models import Book, OrderIntent, StrategyPosition, WebhookDelivery
+from orders.prepared import Given
 
 
-def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
+def wait_at_most(seconds: float) -> None:
+    """Have this transaction fail rather than wait longer for any lock (OperationalError).
+
+    SQLite waits for its one write lock, and as long as its `timeout` says.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{int(seconds * 1000)}ms"])
+
+
+def books_for_update(book_ids: Collection[int] | Given) -> QuerySet[Book]:
     """Lock books, and read the configuration's version beside them, as `config_version`.
 
     Whoever plans with cached settings compares it and need not go on when it is another. On PostgreSQL
@@ -23,7 +35,7 @@ def books_for_update(book_ids: Collection[int]) -> QuerySet[Book]:
     version = ConfigVersion.objects.filter(pk=1).values("version")
     return (
         Book.objects.select_for_update(of=("self",), no_key=True)
-        .filter(pk__in=book_ids)
+        .filter(pk__any=book_ids)
         .annotate(config_version=Subquery(version))
         .order_by("pk")
     )

@@ -13,10 +13,12 @@ from typing import Any
 from django.db import connection, models, transaction
 from django.db.models.expressions import RawSQL
 
+from orders import prepared
 from orders.statements import (
     Statement,
     delete_statement,
     insert_statement,
+    keys_of,
     pk_field,
     quoted,
     update_statement,
@@ -44,9 +46,8 @@ def draw_keys(*wanted: tuple[type[models.Model], int]) -> list[list[int]]:
     values: list[Any] = []
     for _, model, count in some:
         values += [quoted(model._meta.db_table), pk_field(model).column, count]
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {', '.join([one] * len(some))}", values)
-        drawn = cursor.fetchone()
+    drawn = prepared.row(f"SELECT {', '.join([one] * len(some))}", values)
+    assert drawn is not None
     for (number, _, _), found in zip(some, drawn, strict=True):
         keys[number] = found
     return keys
@@ -137,7 +138,7 @@ class Writes:
     def insert(self, rows: Iterable[models.Model]) -> None:
         """New rows of one model, all with a drawn key or all without: `run` then gives each its own."""
         if new := list(rows):
-            self._once(type(new[0]), [row.pk for row in new if row.pk is not None])
+            self._once(type(new[0]), [key for key in keys_of(new) if key is not None])
             self._parts.append(_Insert(new))
 
     def upsert(self, rows: Iterable[models.Model], *, unique: Sequence[str], fields: Sequence[str]) -> None:
@@ -148,7 +149,7 @@ class Writes:
     def save(self, rows: Iterable[models.Model], *, fields: Sequence[str]) -> None:
         """Fields of rows that exist; the caller holds the lock under which they were read."""
         if existing := list(rows):
-            self._once(type(existing[0]), [row.pk for row in existing])
+            self._once(type(existing[0]), keys_of(existing))
             self._parts.append(_Save(existing, fields))
 
     def delete(self, model: type[models.Model], pks: Collection[Any]) -> None:
@@ -194,9 +195,9 @@ def _run_at_once(
             results.append(f"ARRAY(SELECT {key} FROM w{number})")
             inserts.append(part)
     parted = f"WITH {', '.join(statements)} " if statements else ""
-    with connection.cursor() as cursor:
-        cursor.execute(f"{parted}SELECT {', '.join(results)}", [*values, *parameters])
-        holds, *keys = cursor.fetchone()
+    found = prepared.row(f"{parted}SELECT {', '.join(results)}", [*values, *parameters])
+    assert found is not None
+    holds, *keys = found
     if holds:
         for part, its_keys in zip(inserts, keys, strict=True):
             _stored(part.rows, its_keys)
@@ -204,9 +205,12 @@ def _run_at_once(
 
 
 def _stored(rows: Sequence[models.Model], keys: Sequence[Any]) -> None:
-    for row, key in zip(rows, keys, strict=True):
-        row.pk = key
-        row._state.adding, row._state.db = False, connection.alias
+    alias = connection.alias
+    for row, had, key in zip(rows, keys_of(rows), keys, strict=True):
+        if had != key:
+            row.pk = key
+        state = row._state
+        state.adding, state.db = False, alias
 
 
 def _run_in_order(

@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.utils.html import format_html
 
 from exchanges.administration import HistoryAdmin, amount, link_to
+from orders.admin.resolving import ResolveAction
 from orders.models import (
     OpenOrder,
     OrderEvent,
@@ -138,7 +139,7 @@ class PlacementAdmin(OrderHistoryAdmin):
 
 
 @admin.register(OpenOrder)
-class OpenOrderAdmin(OrderHistoryAdmin):
+class OpenOrderAdmin(ResolveAction, OrderHistoryAdmin):
     list_display = (
         "to_intent",
         "symbol",
@@ -152,6 +153,7 @@ class OpenOrderAdmin(OrderHistoryAdmin):
         "updated_at",
     )
     list_display_links = None
+    actions = ("resolve",)
     list_filter = ("status", "cancel_reason", "account", "strategy_account__strategy")
     search_fields = (
         "intent__uid",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.db import models
 
+from orders.models.quick import QuickModel
 from orders.models.strategy import Strategy
 
 # What a delivery holds besides its state: kilobytes, to be parsed for each order that is read with it.
@@ -13,7 +14,7 @@ class DeliveryState(models.TextChoices):
     ANSWERED = "ANSWERED", "Answered"
 
 
-class WebhookDelivery(models.Model):
+class WebhookDelivery(QuickModel):
     """One webhook as it came in, who works on it, and what it was answered.
 
     Committed together with all its intents, before anything is sent. `started_at` is written by the

@@ -4,6 +4,7 @@ from django.db import models
 
 from exchanges.models import Account
 from orders.models.intent import OrderIntent
+from orders.models.quick import QuickModel
 from orders.models.strategy import StrategyAccount
 
 
@@ -29,6 +30,7 @@ class EventType(models.TextChoices):
     IMPOSSIBLE_REPORT = "IMPOSSIBLE_REPORT", "Report that the state table forbids"
     EXTERNAL = "EXTERNAL", "Not ours"
     STREAM = "STREAM", "Stream state"
+    BREAKER = "BREAKER", "An exchange cannot be reached, or can again"
     OPERATOR = "OPERATOR", "Operator action"
 
 
@@ -41,9 +43,10 @@ class EventSource(models.TextChoices):
     OPERATOR = "OPERATOR", "Operator"
     QUEUE = "QUEUE", "Queue"
     GUARD = "GUARD", "Guard"
+    BREAKER = "BREAKER", "Circuit breaker"
 
 
-class OrderEvent(models.Model):
+class OrderEvent(QuickModel):
     """One line in the append-only log of everything that happened to an order.
 
     Written in the transaction of what it tells. The live page and notifications read it.

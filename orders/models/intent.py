@@ -12,6 +12,7 @@ from exchanges.fields import ExactDecimalField
 from exchanges.models import Account, Market
 from orders.models.book import Book
 from orders.models.delivery import WebhookDelivery
+from orders.models.quick import QuickModel
 from orders.models.strategy import StrategyAccount
 
 
@@ -36,7 +37,7 @@ class OrderTypeChoice(models.TextChoices):
     STOP_LIMIT = OrderType.STOP_LIMIT.value, "Stop limit"
 
 
-class OrderIntent(models.Model):
+class OrderIntent(QuickModel):
     """One order for one strategy account, for life. It is the row that every writer locks first."""
 
     uid = models.CharField(max_length=26, unique=True)  # ULID
@@ -102,7 +103,7 @@ class PlacementOutcome(models.TextChoices):
     NEVER_PLACED = "NEVER_PLACED", "Surely never placed"
 
 
-class Placement(models.Model):
+class Placement(QuickModel):
     """One attempt to have an intent resting on the exchange.
 
     Committed before the first byte leaves, its client order id is never used twice, and it is never

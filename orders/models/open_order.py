@@ -5,6 +5,7 @@ from django.db import models
 from exchanges.models import Account
 from orders.models.book import Book
 from orders.models.intent import OrderIntent, Placement
+from orders.models.quick import QuickModel
 from orders.models.strategy import StrategyAccount
 from orders.states import OrderStatus
 
@@ -18,7 +19,7 @@ class CancelReason(models.TextChoices):
 MOVED_BACK = frozenset({CancelReason.MOVE_BACK, CancelReason.REFUSED})
 
 
-class OpenOrder(models.Model):
+class OpenOrder(QuickModel):
     """An intent on the exchange, or on its way there or back. The row goes when the order ends."""
 
     intent = models.OneToOneField(

@@ -5,10 +5,11 @@ from django.db import models
 from exchanges.models import Account
 from orders.models.book import Book
 from orders.models.intent import OrderIntent, SideChoice
+from orders.models.quick import QuickModel
 from orders.models.strategy import StrategyAccount
 
 
-class PendingOrder(models.Model):
+class PendingOrder(QuickModel):
     """An intent waiting in the queue, not on the exchange. The row goes when the intent moves on.
 
     What waits is the intent's quantity less what was booked, computed when it is claimed: no quantity here.

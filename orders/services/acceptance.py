@@ -96,8 +96,8 @@ def accept(
     """
     book_ids = _book_ids_for(plan.pairs)
     with transaction.atomic():
-        rows = locks.books_for_update({*book_ids.values(), *_books_to_cancel(plan)})
-        books = {book.pk: book for book in guards.with_recent_orders(rows, strategy, plan.pairs, now=now)}
+        wanted = {*book_ids.values(), *_books_to_cancel(plan)}
+        books = {book.pk: book for book in guards.books_lock(wanted, plan.pairs, now=now)}
         if any(book.config_version != version for book in books.values()):  # type: ignore[attr-defined]
             raise ConfigChanged
         if dedupe_seconds:

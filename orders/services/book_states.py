@@ -18,7 +18,7 @@ from django.db import connection
 from django.db.models import Q
 
 from exchanges.adapters.types import OrderType, Side
-from orders import config
+from orders import config, prepared
 from orders.models import Book, CancelReason, OpenOrder, PendingOrder
 from orders.models.open_order import MOVED_BACK
 from orders.planning import (
@@ -34,6 +34,7 @@ from orders.planning import (
     sort_price_of,
 )
 from orders.services.switches import stopped_by_account
+from orders.statements import array_text
 from orders.states import OrderStatus
 
 LEFT_THERE_FOR = timedelta(seconds=10)
@@ -200,7 +201,7 @@ SELECT w.book_id, w.intent_id, w.side, '', NULL, NULL, w.created_at, TRUE, '', '
                WHERE q.book_id = s.book_id AND q.side = s.side AND q.priority = s.priority
                  AND q.waits_until IS NULL AND q.strategy_account_id <> ALL(%s::bigint[])
                ORDER BY q.sort_price DESC, q.created_at, q.intent_id
-               LIMIT %s) r
+               LIMIT :most) r
         LIMIT s.most) w
 """
 
@@ -214,10 +215,10 @@ def _slices(states: Mapping[int, BookState]) -> Iterator[tuple[int, str, int, in
 def _read(states: Mapping[int, BookState], off: Collection[int]) -> list[_Row]:
     if connection.vendor != "postgresql":
         return _read_simply(states, off)
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*_slices(states), strict=True)]
-        cursor.execute(_SQL, [list(states), *columns, list(off), max(columns[3])])
-        return [_Row(*row) for row in cursor.fetchall()]
+    columns = [list(column) for column in zip(*_slices(states), strict=True)]
+    sql = _SQL.replace(":most", str(max(columns[3])))
+    values = [array_text(column) for column in (states, *columns, off)]
+    return [_Row(*row) for row in prepared.rows(sql, values)]
 
 
 def _read_simply(states: Mapping[int, BookState], off: Collection[int]) -> list[_Row]:

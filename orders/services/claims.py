@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.expressions import RawSQL
 
 from exchanges.adapters.types import MarketType, OrderType, Side
 from exchanges.models import Account
@@ -32,6 +33,7 @@ from orders.models import (
     Placement,
 )
 from orders.planning import BookPlan, Candidate, Lane, Standing, plan_book, priority_of, sort_price_of
+from orders.prepared import Given, Query
 from orders.services import submission
 from orders.services.book_states import BookState, book_states
 from orders.services.cancellation import canceling_event
@@ -82,6 +84,7 @@ class Claim:
     _held: list[PendingOrder] = field(default_factory=list)  # a guard says not now
     _held_events: list[OrderEvent] = field(default_factory=list)
     _version: int = 0
+    _resting: dict[tuple[int, Lane], int] = field(default_factory=dict)
 
     def plan(
         self,
@@ -93,6 +96,7 @@ class Claim:
     ) -> None:
         """Plan each book. `without`: intents that this very transaction cancels."""
         self._version = version
+        self._resting.clear()
         self.states = book_states(books, version=version, now=self.now)
         for one in fresh:
             self.states[one.book_id].orders.append(one.candidate(self.now))
@@ -134,6 +138,12 @@ class Claim:
 
     def resting(self, book_id: int, lane: Lane) -> int:
         """How many orders hold a slot of a lane once the plan is carried out."""
+        key = book_id, lane
+        if key not in self._resting:  # asked for by each order that has to wait
+            self._resting[key] = self._count_resting(book_id, lane)
+        return self._resting[key]
+
+    def _count_resting(self, book_id: int, lane: Lane) -> int:
         state, plan = self.states[book_id], self.plans[book_id]
         lanes = {order.id: order.lane for order in state.orders}
         sent = sum(lanes[pk] is lane for pk in (*plan.to_submit, *plan.to_follow))
@@ -213,8 +223,7 @@ class Claim:
         }
 
     def _move(self, intents: dict[int, OrderIntent]) -> None:
-        rows = OpenOrder.objects.filter(pk__in=intents, status=OrderStatus.NEW)
-        for order in rows.select_related("placement").order_by("pk"):
+        for order in _resting(list(intents)):
             if order.placement.exchange_filled_quantity or order.placement.child_order_id:
                 continue
             order.intent = order.placement.intent = intents[order.pk]
@@ -265,12 +274,29 @@ def lockable(intent_ids: Collection[int], *, with_keys: bool = False) -> list[Or
 
     `with_keys`: draw a placement's key beside each, for `Claim.placement_keys`.
     """
+    return (_lockable_with_keys if with_keys else _lockable)(intent_ids)
+
+
+def _rows(ids: Given, key: RawSQL | None = None) -> QuerySet[OrderIntent]:
     last = Placement.objects.filter(intent=OuterRef("pk")).order_by("-number").values("number")[:1]
-    rows = intents_for_update(pk__in=intent_ids).select_related("strategy_account", "delivery")
+    rows = intents_for_update(pk__any=ids).select_related("strategy_account", "delivery")
     rows = rows.defer(*(f"delivery__{one}" for one in DELIVERY_CONTENT))
-    if with_keys and (key := next_key(Placement)) is not None:
+    if key is not None:
         rows = rows.annotate(placement_key=key)
-    return list(rows.annotate(last_number=Subquery(last)))
+    return rows.annotate(last_number=Subquery(last))
+
+
+_lockable = Query(lambda ids: _rows(ids))
+_lockable_with_keys = Query(lambda ids: _rows(ids, next_key(Placement)))
+
+
+_resting = Query(
+    lambda ids: (
+        OpenOrder.objects.filter(pk__any=ids, status=OrderStatus.NEW)
+        .select_related("placement")
+        .order_by("pk")
+    )
+)
 
 
 def queued_event(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import secrets
 import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,9 +21,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from exchanges.adapters.types import OrderType
-from orders import locks
+from orders import locks, prepared
 from orders.bulk import bulk_save
-from orders.clock import DatabaseClock, database_now, sql_now
+from orders.clock import DatabaseClock, database_now
 from orders.models import (
     DeliveryState,
     EventSource,
@@ -41,6 +42,7 @@ from orders.services.cancellation import cancels_send
 from orders.services.queue import errands_run, rebalance
 from orders.services.settlement import outcomes_apply
 from orders.services.switches import stop_reasons
+from orders.side_by_side import side_by_side
 from orders.states import OrderStatus
 from orders.webhook.answers import PairOutcome, WebhookAnswer, compose
 
@@ -131,43 +133,54 @@ def delivery_start(delivery_id: int, *, version: int | None = None) -> bool:
     With `version`, False also when the configuration is another one by now: a switch may have been
     flipped since the orders were planned, look at the switches and ask again without it.
     """
-    sql = _MARK
-    values: list[Any] = [delivery_id, owner()]
-    if version is not None:
-        sql, values = _MARK + _AT_VERSION, [*values, version]
-    if connection.vendor == "postgresql":
-        sql = sql.replace(":now", "statement_timestamp()")
-    else:
-        now = connection.ops.adapt_datetimefield_value(timezone.now())
-        sql, values = sql.replace(":now", "%s"), [now, now, *values]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return bool(cursor.rowcount == 1)
+    sql, values = _at_the_clock(_MARK if version is None else _MARK + _AT_VERSION)
+    values += [delivery_id, owner(), *([] if version is None else [version])]
+    return prepared.changed(sql, values) == 1
+
+
+_ANSWER = """
+UPDATE orders_webhookdelivery
+   SET state = 'ANSWERED', answered_at = :now, response_status = %s, response = %s, timings = %s,
+       timed_out = %s
+ WHERE id = %s AND lease_owner = %s AND state = 'WORKING'"""
 
 
 def delivery_answer(
     delivery_id: int, answer: WebhookAnswer, *, timings: dict[str, float], timed_out: bool = False
 ) -> None:
     """Record the final answer, if the delivery is still ours and has none."""
-    WebhookDelivery.objects.filter(pk=delivery_id, lease_owner=owner(), state=DeliveryState.WORKING).update(
-        state=DeliveryState.ANSWERED,
-        answered_at=sql_now(),
-        response_status=answer.status,
-        response=answer.body,
-        timings=timings,
-        timed_out=timed_out,
-    )
+    said, took = json.dumps(answer.body), json.dumps(timings)
+    sql, values = _at_the_clock(_ANSWER)
+    prepared.changed(sql, [*values, answer.status, said, took, timed_out, delivery_id, owner()])
+
+
+def _at_the_clock(sql: str) -> tuple[str, list[Any]]:
+    """Return a statement with the database's clock in place of `:now`, and the values that this takes."""
+    if connection.vendor == "postgresql":
+        return sql.replace(":now", "statement_timestamp()"), []
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    return sql.replace(":now", "%s"), [now] * sql.count(":now")
 
 
 def take_over_expired(*, now: datetime | None = None) -> int:
-    """Take over every delivery whose lease ended unanswered; return how many got their answer."""
+    """Take over every delivery whose lease ended unanswered; return how many got their answer.
+
+    Strategies side by side, each one's deliveries in their order: an exchange that does not answer holds up
+    no other strategy's.
+    """
     at = now or database_now()
     expired = WebhookDelivery.objects.filter(state=DeliveryState.WORKING, lease_expires_at__lt=at)
+    by_strategy: dict[int | None, list[int]] = defaultdict(list)
+    for pk, strategy_id in expired.order_by("pk").values_list("pk", "strategy_id")[:100]:
+        by_strategy[strategy_id].append(pk)
+    return sum(side_by_side(_take_over_surely, by_strategy.values()))
+
+
+def _take_over_surely(delivery_ids: Iterable[int]) -> int:
     answered = 0
-    for pk in list(expired.order_by("pk").values_list("pk", flat=True)[:100]):
+    for pk in delivery_ids:
         try:
-            if take_over(pk) is not None:
-                answered += 1
+            answered += take_over(pk) is not None
         except Exception:  # guards the other deliveries
             logger.exception("Delivery %s could not be taken over", pk)
     return answered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -23,16 +23,32 @@ class External:
 NONE = External()
 
 
-def externals_count(*, account_id: int, market_type: str, by_symbol: Mapping[str, External]) -> set[int]:
+def externals_count(
+    *,
+    account_id: int,
+    market_type: str,
+    by_symbol: Mapping[str, External],
+    only: Collection[str] | None = None,
+) -> set[int]:
     """Note how many orders of others the exchange lists per symbol; return the books where slots got free.
 
-    One query where nothing has changed. A symbol in which we never traded has no book and needs no count.
+    `only`: the symbols that were listed, where not all were.
+
+    One query where nothing has changed. A symbol in which we have not traded yet gets its book now: the
+    first webhook for it finds the slots taken.
     """
     ours = Book.objects.filter(account_id=account_id, market_type=market_type)
+    if only is not None:
+        ours = ours.filter(symbol__in=only)
     counted = Q(symbol__in=by_symbol) | Q(external_limit_orders__gt=0) | Q(external_stop_orders__gt=0)
+    books = list(ours.filter(counted))
+    if missing := sorted(by_symbol.keys() - {book.symbol for book in books}):
+        new = [Book(account_id=account_id, market_type=market_type, symbol=symbol) for symbol in missing]
+        Book.objects.bulk_create(new, ignore_conflicts=True)
+        books += ours.filter(symbol__in=missing)
     changed = {
         book.pk: by_symbol.get(book.symbol, NONE)
-        for book in ours.filter(counted)
+        for book in books
         if _of(book) != by_symbol.get(book.symbol, NONE)
     }
     if not changed:

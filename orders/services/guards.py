@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
@@ -25,9 +25,9 @@ from django.db.models.expressions import RawSQL
 from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import OrderType, Side
 from exchanges.models import ConfigVersion, LastPrice
-from orders import config
-from orders.config import StrategyConfig
+from orders import config, locks
 from orders.models import Book, Home, OrderIntent
+from orders.prepared import Given, Query, is_any
 from orders.risk import BookKey, Facts, Guards, Order, Resting, judge, only_reduces
 from orders.services.losses import Held, money_read, positions_read, trips_record
 from orders.webhook.planning import Pair
@@ -40,24 +40,31 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 # which PostgreSQL may answer by hashing all placements there ever were.
 _RECENT = """(SELECT count(*) FROM (
     SELECT 1 FROM orders_orderintent i
-     WHERE i.strategy_account_id IN ({ids}) AND i.created_at > %s
+     WHERE {mates} AND i.created_at > %s
        AND (i.home <> 'FAILED'
             OR (SELECT p.id FROM orders_placement p WHERE p.intent_id = i.id LIMIT 1) IS NOT NULL)
      LIMIT %s) recent)"""
 
 
-def with_recent_orders(
-    books: QuerySet[Book], strategy: StrategyConfig, pairs: Sequence[Pair], *, now: datetime
-) -> QuerySet[Book]:
-    """Have the books bring along how many orders their strategy and accounts had within the last minute.
+def books_lock(book_ids: Collection[int], pairs: Sequence[Pair], *, now: datetime) -> list[Book]:
+    """Lock books. They bring along how many orders their strategy and accounts had within the last minute.
 
     On PostgreSQL the count is of before a lock that had to be waited for: see above.
     """
     since = connection.ops.adapt_datetimefield_value(now - WINDOW)
-    for number, (ids, limit) in enumerate(_counted({pair.follower.guards for pair in pairs}).items()):
-        sql = _RECENT.format(ids=", ".join(["%s"] * len(ids)))
-        books = books.annotate(**{f"recent_{number}": RawSQL(sql, [*ids, since, limit])})
-    return books
+    counted = _counted({pair.follower.guards for pair in pairs})
+    values = [one for ids, limit in counted.items() for one in (ids, since, limit)]
+    return _books_with_counts(len(counted))(book_ids, *values)
+
+
+@lru_cache(maxsize=32)
+def _books_with_counts(number: int) -> Query[Book]:
+    def build(book_ids: Given, *counted: Given) -> QuerySet[Book]:
+        sql = _RECENT.format(mates=is_any("i.strategy_account_id"))
+        counts = {f"recent_{each}": RawSQL(sql, counted[3 * each : 3 * each + 3]) for each in range(number)}
+        return locks.books_for_update(book_ids).annotate(**counts)
+
+    return Query(build, values=1 + 3 * number)
 
 
 def _counted(guards: Iterable[Guards]) -> dict[tuple[int, ...], int]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from ulid import ULID
 
 from orders.clock import DatabaseClock, database_now
 from orders.config import StrategyConfig, strategy_config
+from orders.connections import with_live_connection
 from orders.models import DeliveryState, EventSource, WebhookDelivery
 from orders.services import deliveries, submission
 from orders.services.acceptance import Accepted, AlreadyDelivered, accept
@@ -79,6 +81,10 @@ class Incoming:
         with self._fate:
             self._decided = self._decided or word
             return self._decided
+
+    def departed(self, at: float) -> None:
+        """Note when the first byte of its first order or cancel leaves; later ones change nothing."""
+        self.timings.setdefault("first_sent_ms", round((at - self.arrived) * 1000, 2))
 
     def note(self, name: str, at: float | None = None) -> None:
         self.timings[name] = round(((at or time.monotonic()) - self.arrived) * 1000, 2)
@@ -180,8 +186,10 @@ class _Intake:
         token = self.payload.get("token") or self.incoming.token
         group = self.payload.get("group_name")
         group_name = None if group is None or group == "" else str(group)
-        caller = authentication.authenticate(
-            token=str(token or ""), group_name=group_name, payload_hash=self.payload_hash
+        caller = with_live_connection(
+            lambda: authentication.authenticate(
+                token=str(token or ""), group_name=group_name, payload_hash=self.payload_hash
+            )
         )
         if caller is not None:
             self.clock = DatabaseClock(caller.now)
@@ -471,10 +479,11 @@ def _side_by_side(calls: list[Callable[[], T]]) -> list[T]:
     if not connection.in_atomic_block:
         connection.close()  # the threads need connections of their own: do not sit on one meanwhile
 
-    def clean(call: Callable[[], T]) -> T:
+    def clean(context: Context, call: Callable[[], T]) -> T:
         try:
-            return call()
+            return context.run(call)
         finally:
             close_old_connections()
 
-    return list(_accounts_pool.map(clean, calls))
+    # Each in a copy of our context: whose work it is, for the log, and who hears when it leaves.
+    return list(_accounts_pool.map(clean, [copy_context() for _ in calls], calls))

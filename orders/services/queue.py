@@ -15,9 +15,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from exchanges import measures
 from exchanges.adapters.types import OrderType
 from orders import events, locks
 from orders.bulk import bulk_save
@@ -32,6 +33,7 @@ from orders.models import (
     PlacementOutcome,
 )
 from orders.planning import LANE_OF, Lane, priority_of
+from orders.prepared import Query
 from orders.services import submission
 from orders.services.applied import Applied, FullLane
 from orders.services.cancellation import CancelsSent
@@ -114,6 +116,7 @@ class Totals:
         self.executed += run.executed
         self.canceled += run.canceled
         self.milliseconds += run.duration_ms
+        measures.rebalance(run.duration_ms / 1000)
 
     @property
     def average_ms(self) -> float:
@@ -187,16 +190,40 @@ def _with_waiting(book_ids: set[int], freed: set[int], run: Rebalanced) -> set[i
     """
     if not book_ids:
         return set()
-    waiting = PendingOrder.objects.filter(book=OuterRef("pk"), waits_until__isnull=True)
-    wanted = Q(pk__in=book_ids)
-    if freed:
-        accounts = Book.objects.filter(pk__in=freed).values("account_id")
-        wanted |= Q(account_id__in=accounts, is_account_full=True)
-    rows = list(Book.objects.filter(wanted, Exists(waiting)).values_list("pk", "is_account_full"))
+    rows = _waiting_beside(book_ids, freed) if freed else _waiting_in(book_ids)
     if freed and (full := [pk for pk, is_full in rows if is_full]):
         _open_by_one(full)
         run.opened.update(full)
     return {pk for pk, _ in rows}
+
+
+def _ready() -> Exists:
+    return Exists(PendingOrder.objects.filter(book=OuterRef("pk"), waits_until__isnull=True))
+
+
+_waiting_in: Query[tuple[int, bool]] = Query(
+    lambda ids: Book.objects.filter(_ready(), pk__any=ids).values_list("pk", "is_account_full")
+)
+
+
+def _beside(ids: Any, freed: Any) -> QuerySet[Book]:
+    full = Q(account_id__in=Book.objects.filter(pk__any=freed).values("account_id"), is_account_full=True)
+    return Book.objects.filter(Q(pk__any=ids) | full, _ready())
+
+
+_waiting_beside: Query[tuple[int, bool]] = Query(
+    lambda ids, freed: _beside(ids, freed).values_list("pk", "is_account_full")
+)
+_accounts_beside: Query[tuple[int]] = Query(lambda ids, freed: _beside(ids, freed).values_list("account_id"))
+
+
+def accounts_ready(*, book_ids: Collection[int], freed: Collection[int]) -> set[int]:
+    """Return the accounts of these books where `rebalance` would find orders that are ready to go.
+
+    `freed`: of the books, those where a slot has become free. One query for the books of any number of
+    accounts, so that those where nothing waits need not be looked at one by one.
+    """
+    return {pk for (pk,) in _accounts_beside(book_ids, freed)} if book_ids else set()
 
 
 def _open_by_one(book_ids: Collection[int]) -> None:
@@ -251,9 +278,15 @@ def _claim(book_ids: list[int], *, source: str) -> tuple[Claim, DatabaseClock]:
 def _lock(book_ids: list[int]) -> tuple[list[Book], DatabaseClock]:
     """Lock books, and read the clock beside them."""
     before = time.monotonic()
-    rows = locks.books_for_update(book_ids).annotate(read_at=sql_clock()).select_related("account")
-    books: list[Any] = list(rows)  # with what is annotated
-    return books, DatabaseClock(books[0].read_at, before)
+    books: list[Any] = _locked(book_ids)  # with what is annotated
+    # SQLite has no clock of its own, and the one in the text is of when it was compiled.
+    read_at = books[0].read_at if connection.vendor == "postgresql" else database_now()
+    return books, DatabaseClock(read_at, before)
+
+
+_locked = Query(
+    lambda ids: locks.books_for_update(ids).annotate(read_at=sql_clock()).select_related("account")
+)
 
 
 def _write(claim: Claim, version: int) -> None:
@@ -326,7 +359,7 @@ def due_run(*, limit: int = DUE_AT_ONCE) -> int:
     """Send orders whose back-off has ended, account by account; return how many books were planned again."""
     due = due_books(limit=limit)
     for books in due.values():
-        rebalance(book_ids=books)
+        _rebalance_surely(books)
     return sum(len(books) for books in due.values())
 
 
@@ -351,8 +384,20 @@ def due_books(*, limit: int = DUE_AT_ONCE) -> dict[int, set[int]]:
 
 def sweep() -> int:
     """Plan every book again where orders are ready to go: the safety net behind all the other ways."""
-    waiting = PendingOrder.objects.filter(book=OuterRef("pk"), waits_until__isnull=True)
-    books = list(Book.objects.filter(Exists(waiting)).order_by("pk").values_list("pk", flat=True))
+    books = list(Book.objects.filter(_ready()).order_by("pk").values_list("pk", flat=True))
     for portion in _portions(books):
-        rebalance(book_ids=portion)
+        _rebalance_surely(portion)
     return len(books)
+
+
+def _rebalance_surely(book_ids: Collection[int]) -> None:
+    """Rebalance books together; where that fails one by one: what cannot be planned stops no other."""
+    try:
+        rebalance(book_ids=book_ids)
+    except (OperationalError, InterfaceError):
+        raise  # the database is away: for all of them
+    except Exception:
+        logger.exception("Books %s could not be planned", sorted(book_ids))
+        if len(book_ids) > 1:
+            for pk in sorted(book_ids):
+                _rebalance_surely([pk])

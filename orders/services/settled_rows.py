@@ -23,6 +23,7 @@ from orders.models import (
     PlacementOutcome,
 )
 from orders.models.open_order import MOVED_BACK
+from orders.prepared import Query
 from orders.services import failures, ledger
 from orders.services.applied import Applied, Outcome
 from orders.states import CLOSED, RESTING, OrderStatus
@@ -35,15 +36,27 @@ def _untouched(placement_ids: Collection[int]) -> set[int]:
     """Return which placements stand as they were made: no report, no refusal, no cancel since."""
     if not placement_ids:
         return set()
-    rows = Placement.objects.filter(
-        pk__in=placement_ids,
+    return {pk for (pk,) in _as_made(placement_ids)}
+
+
+_lock_intents_of = Query(lambda ids: locks.intents_for_update(placements__pk__any=ids).values_list("pk"))
+_as_made = Query(
+    lambda ids: Placement.objects.filter(
+        pk__any=ids,
         outcome=PlacementOutcome.UNRESOLVED,
         exchange_status="",
         exchange_order_id="",
         open_order__status=OrderStatus.SUBMITTING,
         intent__cancel_requested=False,
+    ).values_list("pk")
+)
+_whole = Query(
+    lambda ids: (
+        Placement.objects.filter(pk__any=ids)
+        .select_related("intent__delivery", "open_order", "intent__failed_order")
+        .defer(*(f"intent__delivery__{one}" for one in DELIVERY_CONTENT))
     )
-    return set(rows.values_list("pk", flat=True))
+)
 
 
 @dataclass(slots=True)
@@ -59,7 +72,8 @@ class Rows:
     open_orders: dict[int, OpenOrder]  # by placement id
     failed: dict[int, FailedOrder]  # by intent id
     booked: ledger.Booked
-    applied: Applied = field(default_factory=Applied)
+    parts: list[Applied] = field(default_factory=list)  # what is left to do, by group of outcomes
+    applied: Applied = field(default_factory=Applied)  # the part that is being worked at
     touched_placements: dict[int, Placement] = field(default_factory=dict)
     touched_orders: dict[int, OpenOrder] = field(default_factory=dict)
     adopted: dict[int, OpenOrder] = field(default_factory=dict)  # by placement id, not saved yet
@@ -79,7 +93,7 @@ class Rows:
         cls, outcomes: Sequence[Outcome], *, source: str, now: datetime, in_memory: Mapping[int, Placement]
     ) -> Self:
         placement_ids = {outcome.placement_id for outcome in outcomes}
-        list(locks.intents_for_update(placements__in=placement_ids).values_list("pk", flat=True))
+        _lock_intents_of(placement_ids)
         # In statements of their own: only what is read after the lock is sure to be current.
         # Not of a second placement: a late fill of the first may have changed its intent meanwhile.
         remembered = {pk for pk in placement_ids & in_memory.keys() if in_memory[pk].number == 1}
@@ -87,10 +101,8 @@ class Rows:
         open_orders = {pk: placement.open_order for pk, placement in placements.items()}
         failed: dict[int, FailedOrder] = {}
         if rest := placement_ids - placements.keys():
-            whole = Placement.objects.select_related("intent__delivery", "open_order", "intent__failed_order")
-            rows = whole.filter(pk__in=rest).defer(*(f"intent__delivery__{one}" for one in DELIVERY_CONTENT))
             intents: dict[int, OrderIntent] = {}
-            for row in rows:
+            for row in _whole(rest):
                 placements[row.pk] = row
                 row.intent = intents.setdefault(row.intent_id, row.intent)  # two placements, one intent
                 if (order := getattr(row, "open_order", None)) is not None:
@@ -100,6 +112,10 @@ class Rows:
         with_fills = {one.placement_id for one in outcomes if getattr(one.result, "fills", ())}
         booked = ledger.booked_trades(row for row in placements.values() if row.pk in with_fills)
         return cls(source, now, placements, open_orders, failed, booked)
+
+    def begin_part(self) -> None:
+        self.applied = Applied()
+        self.parts.append(self.applied)
 
     # --- changes of state -------------------------------------------------------------------------
 
@@ -243,8 +259,8 @@ class Rows:
 
     def _have_surplus_looked_at(self) -> None:
         """Should this process die before it takes the surplus back, the resolver comes upon it."""
-        if self.applied.to_shrink:
-            rows = OpenOrder.objects.filter(pk__in=self.applied.to_shrink, status__in=RESTING)
+        if to_shrink := [intent_id for part in self.parts for intent_id in part.to_shrink]:
+            rows = OpenOrder.objects.filter(pk__in=to_shrink, status__in=RESTING)
             rows.update(ask_at=self.now + ASK_SOON)
 
     def _delete(self, writes: Writes) -> None:

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import transaction
-from django.db.models import Q
 
 from exchanges.adapters.exceptions import (
     DuplicateClientOrderId,
@@ -27,7 +26,7 @@ from exchanges.adapters.exceptions import (
     RequestRefused,
 )
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
-from orders import events
+from orders import events, locks
 from orders.models import (
     CancelReason,
     EventSource,
@@ -43,6 +42,7 @@ from orders.models.open_order import MOVED_BACK
 from orders.planning import priority_of
 from orders.services import failures, ledger
 from orders.services.applied import Applied, FullLane, NeverPlaced, Outcome, Stopped
+from orders.services.matching import Reports, placement_named, placements_named
 from orders.services.putting_off import PutOff, put_off
 from orders.services.settled_rows import ASK_SOON, Rows
 from orders.services.waiting import pending_for
@@ -55,24 +55,49 @@ FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
 
 
 def apply_reports(
-    *, account_id: int, market_type: str, reports: Sequence[OrderReport], source: str, now: datetime
+    *,
+    account_id: int,
+    market_type: str,
+    reports: Sequence[OrderReport],
+    source: str,
+    now: datetime,
+    wait_seconds: float | None = None,
 ) -> Applied:
     """Apply reports of one account and market, in the order given; see `outcomes_apply`.
 
-    Reports that name no placement of ours come back in `unmatched`.
+    Reports that name no placement of ours come back in `unmatched`. `wait_seconds`: no longer for any lock,
+    on PostgreSQL; it raises OperationalError when that is not enough.
     """
-    found = _match(account_id, market_type, reports)
-    outcomes: list[Outcome] = []
-    unmatched: list[OrderReport] = []
-    for report in reports:
-        placement_id = _lookup(found, report)
-        if placement_id is None:
-            unmatched.append(report)
-        else:
-            outcomes.append(Outcome(placement_id, report))
-    applied = outcomes_apply(outcomes, source=source, now=now)
-    applied.unmatched = unmatched
-    return applied
+    batch = Reports(account_id, market_type, reports)
+    return apply_reports_together([batch], source=source, now=now, wait_seconds=wait_seconds)[0]
+
+
+def apply_reports_together(
+    batches: Sequence[Reports], *, source: str, now: datetime, wait_seconds: float | None = None
+) -> list[Applied]:
+    """Apply reports of several accounts in one transaction; the answers come batch by batch.
+
+    It costs the queries of one account. All or nothing: what one batch runs into keeps the others from being
+    written down, so the caller applies them one by one then. No two batches of one account and market.
+    """
+    found = placements_named(batches)
+    groups: list[list[Outcome]] = []
+    unmatched: list[list[OrderReport]] = []
+    for batch in batches:
+        outcomes: list[Outcome] = []
+        strange: list[OrderReport] = []
+        for report in batch.reports:
+            placement_id = placement_named(found, batch, report)
+            if placement_id is None:
+                strange.append(report)
+            else:
+                outcomes.append(Outcome(placement_id, report))
+        groups.append(outcomes)
+        unmatched.append(strange)
+    results = _settle(groups, source=source, now=now, wait_seconds=wait_seconds)
+    for applied, strange in zip(results, unmatched, strict=True):
+        applied.unmatched = strange
+    return results
 
 
 def never_placed(*, placement_ids: Iterable[int], source: str, now: datetime, reason: str) -> Applied:
@@ -92,47 +117,31 @@ def outcomes_apply(
     `in_memory`: placements as the caller has just written them, with intent, delivery and open order.
     Those that nobody touched since (it is looked up under the lock) need not be read again.
     """
+    return _settle([outcomes], source=source, now=now, in_memory=in_memory)[0]
+
+
+def _settle(
+    groups: Sequence[Sequence[Outcome]],
+    *,
+    source: str,
+    now: datetime,
+    in_memory: Mapping[int, Placement] | None = None,
+    wait_seconds: float | None = None,
+) -> list[Applied]:
+    """Apply groups of outcomes in one transaction. No intent is in two of them."""
+    outcomes = [outcome for group in groups for outcome in group]
     if not outcomes:
-        return Applied()
+        return [Applied() for _ in groups]
     with transaction.atomic():
+        if wait_seconds is not None:
+            locks.wait_at_most(wait_seconds)
         work = _Work.load(outcomes, source=source, now=now, in_memory=in_memory or {})
-        for outcome in outcomes:
-            work.apply(outcome)
+        for group in groups:
+            work.begin_part()
+            for outcome in group:
+                work.apply(outcome)
         work.write()
-    return work.applied
-
-
-def _match(account_id: int, market_type: str, reports: Sequence[OrderReport]) -> dict[tuple[str, str], int]:
-    """Return placement ids by ("client", id) and ("exchange", symbol:id), with one query."""
-    client_ids = {report.client_order_id for report in reports if report.client_order_id}
-    exchange_ids = {report.exchange_order_id for report in reports if report.exchange_order_id}
-    exchange_ids |= {report.child_order_id for report in reports if report.child_order_id}
-    rows = (
-        Placement.objects.filter(account_id=account_id, intent__market_type=market_type)
-        .filter(
-            Q(client_order_id__in=client_ids)
-            | (Q(exchange_order_id__in=exchange_ids) & ~Q(exchange_order_id=""))
-            | (Q(child_order_id__in=exchange_ids) & ~Q(child_order_id=""))
-        )
-        .values_list("pk", "client_order_id", "exchange_order_id", "child_order_id", "intent__symbol")
-    )
-    found: dict[tuple[str, str], int] = {}
-    for pk, client_id, exchange_id, child_id, symbol in rows:
-        found["client", client_id] = pk
-        for order_id in filter(None, (exchange_id, child_id)):
-            found["exchange", f"{symbol}:{order_id}"] = pk
-    return found
-
-
-def _lookup(found: dict[tuple[str, str], int], report: OrderReport) -> int | None:
-    by_client = found.get(("client", report.client_order_id))
-    if by_client is not None:
-        return by_client
-    for order_id in filter(None, (report.exchange_order_id, report.child_order_id)):
-        by_exchange = found.get(("exchange", f"{report.symbol}:{order_id}"))
-        if by_exchange is not None:
-            return by_exchange
-    return None
+    return work.parts
 
 
 @dataclass(slots=True)
@@ -179,7 +188,7 @@ class _Work(Rows):
         if intent.cancel_requested:
             self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
             return
-        back = put_off(error, tries=intent.retry_count, jitter=random.random()) if intent.is_queued else None
+        back = self._put_off_for(placement, error) if intent.is_queued else None
         if intent.is_queued and isinstance(error, RefusedForNow):
             intent.retry_count += 1
         elif back is None and isinstance(error, RequestRefused):
@@ -189,6 +198,10 @@ class _Work(Rows):
             return
         self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
         self._fail(intent, failures.from_error(intent, error, now=self.now))
+
+    def _put_off_for(self, placement: Placement, error: ExchangeError) -> PutOff | None:
+        tries = placement.intent.retry_count
+        return put_off(error, tries=tries, jitter=random.random(), attempts=placement.number)
 
     def _put_off(self, placement: Placement, order: OpenOrder, back: PutOff) -> None:
         """Refused for now, or never sent: it waits in the queue for its next turn."""

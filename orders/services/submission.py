@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 
-from exchanges import access, runtime
+from exchanges import access, measures, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ErrorType, ExchangeError, NotSent, OutcomeUnknown
 from exchanges.adapters.types import MarketType, OrderReport, OrderRequest, OrderType
@@ -183,6 +183,7 @@ class _Lane:
             self._failure = NotSent(
                 f"the account cannot be used: {type(exc).__name__}", error_type=ErrorType.UNKNOWN
             )
+        self._venue = work.accounts[first.account_id].exchange
         self._send_by = work.send_by_monotonic
         market = [p for p in placements if p.intent.order_type == OrderType.MARKET]
         rest = [p for p in placements if p.intent.order_type != OrderType.MARKET]
@@ -224,6 +225,7 @@ class _Lane:
             # A fault of our own while bytes may have been on their way: nobody knows, the resolver asks.
             logger.exception("Placing %s orders broke", len(self._current))
             answers = [OutcomeUnknown("internal fault while sending") for _ in self._current]
+        measures.submissions(self._venue, answers)
         return [Outcome(p.pk, answer) for p, answer in zip(self._current, answers, strict=True)]
 
 

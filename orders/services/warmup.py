@@ -15,6 +15,8 @@ from exchanges.models import ConfigVersion, Instrument
 from orders.config import instrument_table, strategy_config
 from orders.models import StrategyAccount
 
+COLLECT_AFTER = (20_000, 20, 50)  # new objects, and rounds of the younger generations
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +57,8 @@ def warm_up() -> None:
         config = strategy_config(strategy_id, version=version)
         for follower in config.followers:
             instrument_table(follower.instrument_key(config.market_type), version=version)
-    # What lives now lives as long as the process: spare the collector walking it again and again.
+    # What lives now lives as long as the process: spare the collector walking it again and again. And a
+    # webhook of thirty orders makes thousands of objects, none of them in cycles: it comes less often.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)

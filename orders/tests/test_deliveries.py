@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from decimal import Decimal
@@ -511,6 +512,23 @@ class TestTakeOverExpired:
         assert [one.price for one in exchanges.of(follower).submitted] == [Decimal(90_000), Decimal(90_001)]
         alive.refresh_from_db()
         assert alive.state == DeliveryState.WORKING
+
+    def test_lets_no_strategy_wait_for_another(
+        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both wait for each other: one after the other they never would meet."""
+        first, second = died_before_sending(limit()), died_before_sending(limit(90_001))
+        WebhookDelivery.objects.filter(pk=second.pk).update(strategy=None)
+        meeting = threading.Barrier(2, timeout=10)
+        met: list[int] = []
+
+        def meet(pk: int) -> None:
+            meeting.wait()
+            met.append(pk)
+
+        monkeypatch.setattr(deliveries, "take_over", meet)
+        take_over_expired()
+        assert sorted(met) == [first.pk, second.pk]
 
     def test_is_not_stopped_by_one_that_cannot_be_carried_out(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch

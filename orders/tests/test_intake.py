@@ -8,8 +8,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
@@ -701,6 +702,7 @@ class TestCouldNotBeSized:
 
         assert refused(answer) == (400, "all_orders_failed")
         assert answer.body["error"] == "No last price of BTC/USDT is known to size the order by"
+        assert {failed.error_type for failed in FailedOrder.objects.all()} == {"network_error"}
         assert len(asked) == 1
 
 
@@ -805,6 +807,25 @@ class TestNothingWritten:
         assert refused(answer) == (503, "unavailable")
         assert "server closed" not in str(answer.body)
         nothing_was_done(exchanges)
+
+    @pytest.mark.services
+    @pytest.mark.django_db(transaction=True)
+    def test_is_a_restart_of_the_database_no_reason_to_refuse(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        """Every connection that lies in the pool is dead by then."""
+        assert post(LIMIT).status == 200
+        at = connection.settings_dict
+        with psycopg.connect(
+            host=at["HOST"], port=at["PORT"], user=at["USER"], password=at["PASSWORD"], dbname=at["NAME"]
+        ) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+        assert post(LIMIT).status == 200
+        assert OpenOrder.objects.count() == 2
 
     def test_is_503_when_planning_breaks(
         self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch

@@ -343,6 +343,24 @@ class TestAway:
 
         assert (resting(), waiting()) == ([90_001, 90_002, 90_003], [90_000])
 
+    def test_gives_up_when_an_order_has_no_id_left(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        exchanges.of(follower).fails_with = errors.NotSent(
+            "no connection could be made", error_type=errors.ErrorType.NETWORK_ERROR
+        )
+        place(limit(90_000))
+        Placement.objects.update(number=9_998)
+        let_back_off_end()
+
+        due_run()
+
+        last = Placement.objects.get(number=9_999)
+        assert len(last.client_order_id) == 32
+        failed = FailedOrder.objects.get()
+        assert (failed.intent, waiting()) == (last.intent, [])
+        assert "no connection could be made" in failed.exchange_error
+
     def test_without_an_answer_leaves_it_submitting_and_its_slot_taken(
         self, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
@@ -381,6 +399,52 @@ class TestDueRun:
 
         assert len(resting()) == 1
         assert PendingOrder.objects.get().waits_until is not None
+
+
+class TestOneBookThatCannotBePlanned:
+    """Its next placement cannot be written, whatever the reason: the others must not wait for that."""
+
+    @pytest.fixture
+    def healthy(self, follower: StrategyAccount, exchanges: Exchanges) -> StrategyAccount:
+        healthy = make_follower(follower.strategy, make_account("second"))
+        away = errors.NotSent("no connection could be made", error_type=errors.ErrorType.NETWORK_ERROR)
+        for one in (follower, healthy):
+            exchanges.of(one).fails_with = away
+        place(limit(90_000))
+        for one in (follower, healthy):
+            exchanges.of(one).fails_with = None
+        assert len(waiting()) == 2
+        bad, good = Placement.objects.order_by("account_id")
+        Placement.objects.create(
+            intent=good.intent,
+            account_id=good.account_id,
+            number=9,
+            client_order_id=bad.client_order_id[:-4] + "0002",
+            quantity=good.quantity,
+            send_by=good.send_by,
+            created_at=good.created_at,
+        )
+        return healthy
+
+    def test_does_not_keep_the_sweep_from_the_others(
+        self, follower: StrategyAccount, healthy: StrategyAccount
+    ) -> None:
+        PendingOrder.objects.update(waits_until=None)
+
+        sweep()
+
+        assert (resting(healthy), waiting(follower)) == ([90_000], [90_000])
+
+    def test_does_not_keep_the_others_from_their_next_turn(
+        self, follower: StrategyAccount, healthy: StrategyAccount
+    ) -> None:
+        let_back_off_end()
+        first = database_now() - timedelta(minutes=1)
+        PendingOrder.objects.filter(account=follower.account).update(waits_until=first)
+
+        due_run()
+
+        assert (resting(healthy), waiting(follower)) == ([90_000], [90_000])
 
 
 class TestMovedBack:

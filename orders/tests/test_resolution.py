@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from exchanges import runtime
-from exchanges.adapters.exceptions import OutcomeUnknown
+from exchanges.adapters.exceptions import AuthenticationFailed, OutcomeUnknown
 from exchanges.adapters.testing import make_request
 from exchanges.adapters.types import OrderReport
 from orders.clock import database_now
@@ -74,6 +74,31 @@ class TestResolve:
         assert "trader decided" in failed.exchange_error
         assert exchanges.all_calls() == 0
 
+    def test_finds_out_that_it_was_placed_all_the_same(
+        self, owner: Client, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        placement = unknown(follower)
+        order_id = at_exchange(exchanges, follower, placement.client_order_id)
+        calls = exchanges.all_calls()
+
+        status, body = resolve(owner, placement, never_placed=True)
+
+        assert (status, body["code"]) == (400, "settled")
+        assert order_id in body["error"]
+        assert (OpenOrder.objects.get().status, exchanges.all_calls()) == ("NEW", calls)
+        assert not OrderEvent.objects.filter(type="OPERATOR").exists()
+
+    def test_decides_nothing_while_the_exchange_does_not_answer(
+        self, owner: Client, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        placement = unknown(follower)
+        exchanges.of(follower).fails_with = OutcomeUnknown("read timed out")
+        assert resolve(owner, placement, never_placed=True)[1]["code"] == "exchange_error"
+        assert OpenOrder.objects.get().status == "SUBMITTING"
+
+        exchanges.of(follower).fails_with = AuthenticationFailed("the key was deleted")
+        assert resolve(owner, placement, never_placed=True)[0] == 200
+
     def test_refuses_another_order(
         self, owner: Client, follower: StrategyAccount, exchanges: Exchanges
     ) -> None:
@@ -110,6 +135,8 @@ class TestResolve:
         [
             {},
             {"never_placed": False},
+            {"never_placed": "yes"},
+            {"never_placed": 1},
             {"exchange_order_id": "1", "never_placed": True},
             {"exchange_order_id": "a b"},
             {"never_placed": True, "sure": 1},
@@ -126,7 +153,9 @@ class TestResolve:
         placement = unknown(follower)
         client.force_login(make_user("them"))
         assert resolve(client, placement, never_placed=True)[0] == 404
-        assert client.post("/api/orders/NOSUCHUID/resolve", {"never_placed": True}).status_code == 404
+        body = {"never_placed": True}
+        answer = client.post("/api/orders/NOSUCHUID/resolve", body, content_type="application/json")
+        assert answer.status_code == 404
 
     def test_needs_a_login_and_its_token(self, client: Client, follower: StrategyAccount) -> None:
         placement = unknown(follower)

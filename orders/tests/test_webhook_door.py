@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from pytest_django.fixtures import Settings
 
+from exchanges import measures
 from exchanges.adapters import exceptions as errors
 from orders.models import DeliveryState, OpenOrder, OrderIntent, StrategyAccount, WebhookDelivery
 from orders.services import intake
@@ -178,6 +179,14 @@ class TestWebhook:
         assert exchanges.all_calls() == 0
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """The status and the seconds of every answer that was counted."""
+    found: list[tuple[int, float]] = []
+    monkeypatch.setattr(measures, "webhook", lambda *, status, seconds: found.append((status, seconds)))
+    return found
+
+
 class TestTimeOut:
     @pytest.fixture(autouse=True)
     def impatient(self, settings: Settings) -> None:
@@ -211,6 +220,18 @@ class TestTimeOut:
         assert delivery.timings["total_ms"] > 400
         assert len(exchanges.of(follower).submitted) == 2
 
+    async def test_counts_when_it_was_answered_and_not_when_the_work_was_done(
+        self, follower: StrategyAccount, gate: Gate, counted: list[tuple[int, float]]
+    ) -> None:
+        assert (await request(signed(LIMIT)))[0] == 408
+        told = list(counted)
+        gate.open()
+        await sync_to_async(wait_until)(lambda: WebhookDelivery.objects.get().state == DeliveryState.ANSWERED)
+
+        ((status, seconds),) = told
+        assert (status, counted) == (408, told)
+        assert seconds >= 0.4
+
     async def test_may_be_asked_about_with_the_same_id(
         self, follower: StrategyAccount, exchanges: Exchanges, gate: Gate
     ) -> None:
@@ -226,7 +247,11 @@ class TestTimeOut:
         assert len(exchanges.of(follower).submitted) == 1
 
     async def test_before_anything_was_written_is_503_and_nothing_will_be(
-        self, follower: StrategyAccount, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+        self,
+        follower: StrategyAccount,
+        exchanges: Exchanges,
+        monkeypatch: pytest.MonkeyPatch,
+        counted: list[tuple[int, float]],
     ) -> None:
         """The database or a lock is slow: TradingView sends again after a 503, never after a 408."""
         let_go, worked = threading.Event(), threading.Event()
@@ -251,6 +276,7 @@ class TestTimeOut:
         assert (status, body["code"]) == (503, "unavailable")
         assert exchanges.all_calls() == 0
         assert not await OrderIntent.objects.aexists()
+        assert [status for status, _ in counted] == [503]
         assert (await request(signed(LIMIT)))[0] == 200
 
     async def test_of_one_holds_up_nobody_else(

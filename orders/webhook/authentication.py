@@ -14,6 +14,7 @@ from django.db import connection
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from orders import prepared
 from orders.models.strategy import token_hashes
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,8 @@ def authenticate(*, token: str, group_name: str | None, payload_hash: str) -> Ca
     clock = "clock_timestamp()" if connection.vendor == "postgresql" else "NULL"
     sql = _SQL.format(clock=clock, hashes=", ".join(["%s"] * len(hashes)))
     since = adapt(local_now - timedelta(seconds=RESEND_SECONDS))
-    with connection.cursor() as cursor:
-        given_up = adapt(local_now - timedelta(seconds=GIVEN_UP_SECONDS))
-        cursor.execute(sql, [payload_hash, since, adapt(local_now), given_up, payload_hash, *hashes])
-        row = cursor.fetchone()
+    given_up = adapt(local_now - timedelta(seconds=GIVEN_UP_SECONDS))
+    row = prepared.row(sql, [payload_hash, since, adapt(local_now), given_up, payload_hash, *hashes])
     version, pk, name, stored, active, killed, user_killed, engaged, now, twin, earlier = row or (
         0,
         *[None] * 10,

@@ -257,7 +257,7 @@ def _size(pair: Pair) -> None:
             quantity = spec.qty_per  # stocks: a number of shares
         elif pair.reference_price is None:
             pair.problem = (
-                ErrorType.INVALID_QUANTITY,
+                ErrorType.NETWORK_ERROR,  # the exchange has not told it; nothing is wrong with the order
                 f"no last price of {pair.symbol} is known to size the order by",
             )
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -27,17 +28,31 @@ def redact(text: str, payload: dict[str, Any], *, known: Iterable[str] = ()) -> 
     return shown
 
 
-def _secrets(value: Any, *, secret: bool = False) -> set[str]:
+def _secrets(payload: dict[str, Any]) -> set[str]:
     """Return every text and number that stands under a secret's name, however deep."""
-    if isinstance(value, dict):
-        return set().union(*(_secrets(one, secret=secret or _is_secret(name)) for name, one in value.items()))
-    if isinstance(value, list):
-        return set().union(*(_secrets(one, secret=secret) for one in value))
-    return {str(value)} if secret and isinstance(value, str | Decimal) and str(value) else set()
+    found: set[str] = set()
+    open_still: list[tuple[Any, bool]] = [(payload, False)]
+    while open_still:
+        value, secret = open_still.pop()
+        if isinstance(value, dict):
+            for name, one in value.items():
+                inside = secret or _is_secret(name)
+                if inside or isinstance(one, dict | list):
+                    open_still.append((one, inside))
+        elif isinstance(value, list):
+            open_still += [(one, secret) for one in value]
+        elif secret and isinstance(value, str | Decimal) and str(value):
+            found.add(str(value))
+    return found
 
 
 def _still_tells(text: str, secrets: Sequence[str]) -> bool:
     """Tell whether a reader of this JSON would find a secret in it. What is no JSON is not trusted."""
+    if _is_literal(text):
+        # Nothing is spelled in another way than it reads: where no secret stands, none is told.
+        if any(secret in text for secret in secrets):
+            return True
+        return _UNSTRUCK.search(text) is not None
     told = False
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -54,6 +69,23 @@ def _still_tells(text: str, secrets: Sequence[str]) -> bool:
     except (ValueError, RecursionError):
         return True
     return told
+
+
+_UNSTRUCK = re.compile(
+    rf"""["]\s*(?:{"|".join(sorted(SECRET_NAMES))})\s*["]\s*:\s*+(?!"{re.escape(REDACTED)}"|""|null)""",
+    re.IGNORECASE,
+)
+
+
+def _is_literal(text: str) -> bool:
+    """Tell whether a text is JSON without escapes: its names and texts stand in it letter by letter."""
+    if "\\" in text or not text.isascii():
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _any_in(value: Any, secrets: Sequence[str]) -> bool:

@@ -23,6 +23,8 @@ MAX_DECIMALS = 18
 MAX_TEXT = 64
 MAX_DEPTH = 32  # of nesting: deeper than any alert, far from the interpreter's own limit
 
+TOO_DEEP = f"the body is nested deeper than {MAX_DEPTH} levels"
+
 ACTIONS = ("MARKET", "LIMIT", "STOP_MARKET", "STOP_LIMIT", "CANCEL", "CANCEL_ALL_ORDER")
 REQUIRED: dict[str, tuple[str, ...]] = {
     "MARKET": (),
@@ -71,16 +73,33 @@ def decode(body: bytes) -> dict[str, Any]:
             continue
         if not isinstance(value, dict):
             raise PayloadFault("invalid_json", Fault("body", "the body must be a JSON object: {…}"))
-        if oddity := _oddity(value):
+        # Only an escape can spell half a character: the bytes were UTF-8.
+        oddity = _oddity(value) if "\\u" in candidate else _nesting(value)
+        if oddity:
             raise PayloadFault("invalid_json", Fault("body", oddity))
         return value
     raise PayloadFault("invalid_json", Fault("body", "the body is not valid JSON"))
 
 
+def _nesting(value: Any) -> str | None:
+    """Say that a value is nested deeper than anybody would."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return None
+    return TOO_DEEP if any(level) else None
+
+
 def _oddity(value: Any, depth: int = 0) -> str | None:
     """Say what JSON allows and nobody after us could store: endless nesting, half a character."""
     if depth > MAX_DEPTH:
-        return f"the body is nested deeper than {MAX_DEPTH} levels"
+        return TOO_DEEP
     if isinstance(value, str):
         return None if value.isascii() or _is_encodable(value) else "the body has a broken character"
     if isinstance(value, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import close_old_connections
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from exchanges import measures
+from exchanges.adapters.http import departures
 from orders.services.intake import NOTHING_DONE, Incoming, webhook_receive
 from orders.webhook.answers import WebhookAnswer, refusal, time_out
 from orders.webhook.authentication import client_address
@@ -60,12 +63,19 @@ async def webhook(scope: Scope, receive: Receive, send: Send) -> None:
         token=headers.get("x-webhook-token"),
         idempotency_key=headers.get("idempotency-key"),
     )
-    return await _reply(send, await _answer(incoming))
+    try:
+        answer = await _answer(incoming)
+    except Exception:
+        measures.webhook(status=500, seconds=time.monotonic() - incoming.arrived)
+        raise
+    measures.webhook(status=answer.status, seconds=time.monotonic() - incoming.arrived)
+    return await _reply(send, answer)
 
 
 async def _answer(incoming: Incoming) -> WebhookAnswer:
     work = threads().submit(_work, incoming)
     work.add_done_callback(_log_fault)
+    work.add_done_callback(lambda _done: _measure(incoming))
     try:
         # Shielded: the sender's patience ends, the work does not.
         waiting = asyncio.shield(asyncio.wrap_future(work))
@@ -82,6 +92,7 @@ async def _answer(incoming: Incoming) -> WebhookAnswer:
 def _work(incoming: Incoming) -> WebhookAnswer:
     clear_contextvars()  # the thread's last webhook
     bind_contextvars(correlation_id=incoming.correlation_id)
+    departures.set(incoming.departed)
     try:
         return webhook_receive(incoming)
     finally:
@@ -91,6 +102,12 @@ def _work(incoming: Incoming) -> WebhookAnswer:
 def _log_fault(work: Future[WebhookAnswer]) -> None:
     if not work.cancelled() and (fault := work.exception()) is not None:
         logger.error("A webhook broke", exc_info=fault)
+
+
+def _measure(incoming: Incoming) -> None:
+    """Count when the first order left, once the work is done: after a 408 that is later than the answer."""
+    if (milliseconds := incoming.timings.get("first_sent_ms")) is not None:
+        measures.departure(milliseconds / 1000)
 
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes | None:
