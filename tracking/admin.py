@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from exchanges.administration import HistoryAdmin, in_theme, link_to
+from exchanges.models import Account
+from orders.admin.accounts import AccountAdmin as PlainAccountAdmin
+from orders.side_by_side import side_by_side
 from tracking.models import Lease, OrderTrackingSession, UnmatchedReport
+from tracking.on_demand import SyncBusy, orders_sync
 
 in_theme(Schedule, Success, Failure, OrmQ)
+
+
+admin.site.unregister(Account)
+
+
+@admin.register(Account)
+class AccountAdmin(PlainAccountAdmin):
+    actions = (*PlainAccountAdmin.actions, "reconcile_now")
+
+    @admin.action(description="Reconcile now", permissions=["change"])
+    def reconcile_now(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
+        accounts = list(queryset)
+        by = request.user.get_username()
+        for account, words, is_fine in side_by_side(lambda one: _reconciled(one, by), accounts):
+            self.log_change(request, account, f"Reconciled on demand: {words}")
+            self.message_user(
+                request, f"{account}: {words}", messages.SUCCESS if is_fine else messages.WARNING
+            )
+
+
+def _reconciled(account: Account, by: str) -> tuple[Account, str, bool]:
+    try:
+        markets = orders_sync(account=account, by=by)
+    except SyncBusy as exc:
+        return account, str(exc), False
+    return account, "; ".join(market.words for market in markets), all(one.success for one in markets)
 
 
 @admin.register(OrderTrackingSession)

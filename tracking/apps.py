@@ -7,9 +7,12 @@ class TrackingConfig(AppConfig):
     name = "tracking"
 
     def ready(self) -> None:
+        from exchanges.breakers import on_change
         from orders.events import EventsLogged, subscribe
         from tracking import bell
+        from tracking.breaker_events import breaker_changed
         from tracking.schedules import schedules_register
 
         subscribe(EventsLogged, lambda fact: bell.ring())
+        on_change(breaker_changed)
         post_migrate.connect(schedules_register, sender=self)

@@ -64,7 +64,8 @@ class Bell:
         with self._lock:  # before the send: what is committed from here on rings again
             self._swings_since = None
         try:
-            await _layer().group_send(GROUP, MESSAGE)
+            async with asyncio.timeout(SOUNDS_WITHIN_SECONDS):  # a Redis that hangs collects no rings
+                await _layer().group_send(GROUP, MESSAGE)
         except (RedisError, OSError, ChannelFull) as error:
             logger.warning("The bell did not sound, live pages find out on their own: %s", error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from exchanges import access
+from exchanges import access, measures
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.adapters.types import (
@@ -31,12 +31,13 @@ from exchanges.models import Account
 from orders.models import EventSource
 from orders.services.applied import Applied
 from orders.services.queue import errands_run
-from tracking.applying import reports_apply
+from tracking.applier import Applier
 from tracking.differences import Disagreement
 from tracking.fetching import Question, orders_fetch
 from tracking.models import SessionStatus
 from tracking.reconciliation import reconcile_account
 from tracking.sessions import session_release, state_change
+from tracking.slots import FreedSlots
 from tracking.threads import Threads
 from tracking.unmatched import unmatched_retry, unreadable_keep
 from tracking.watch import StreamKey
@@ -49,10 +50,11 @@ QUEUE_LENGTH = 5000  # then the socket waits: what TCP holds back is not lost
 AT_ONCE = 500
 MOVED_GRACE_SECONDS = 0.5
 GAP_GRACE_SECONDS = 0.3  # the missing fill usually comes with the next message
-RECONCILE_SECONDS = 29.0
-RECONCILE_DOWN_SECONDS = 10.0
+# Within these the page shows what no stream has told …
+RECONCILE_SECONDS = settings.RECONCILE_SECONDS
+RECONCILE_DOWN_SECONDS = settings.RECONCILE_DOWN_SECONDS
+RUN_SECONDS = 1.5  # … so the next run begins earlier by what a run takes
 BUSY_AGAIN_SECONDS = 1.0
-UNMATCHED_SECONDS = 1.0
 RESTART_SECONDS = (0.5, 30.0)
 DATABASE_AGAIN_SECONDS = (0.2, 5.0)
 DRAIN_SECONDS = 2.0
@@ -79,11 +81,24 @@ class Follower:
     be complete or in order: gaps are fetched, and after every connect the account is reconciled.
     """
 
-    def __init__(self, key: StreamKey, *, owner: str, ledger: Threads, network: Threads) -> None:
+    def __init__(
+        self,
+        key: StreamKey,
+        *,
+        owner: str,
+        ledger: Threads,
+        network: Threads,
+        reconciling: Threads,
+        applier: Applier,
+        slots: FreedSlots,
+    ) -> None:
         self.key = key
+        self._applier = applier
+        self._slots = slots
         self._owner = owner
         self._ledger = ledger
         self._network = network
+        self._reconciling = reconciling
         self._exchange: Exchange | None = None
         self._queue: asyncio.Queue[StreamEvent | _Broken] = asyncio.Queue(QUEUE_LENGTH)
         self._gaps: dict[int, float] = {}  # placement id -> when its fills are fetched
@@ -91,18 +106,20 @@ class Follower:
         self._may_wait = True  # unmatched reports may be waiting in the database
         self._retrying = asyncio.Lock()
         self._reconcile_now = asyncio.Event()
-        self._stop_reconciled_at = float("-inf")
-        self._applier: asyncio.Task[None] | None = None
+        self._pace_changed = asyncio.Event()
+        self._asked_at = float("-inf")  # when a reconciliation was last asked for out of turn
+        self._asked_later = False
+        self._again_after = 0.0  # what the exchange's budget asks for
+        self._applying: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
         self._errands: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         name = f"{self.key.account_id} {self.key.market_type}"
-        self._applier = asyncio.create_task(self._apply(), name=f"apply {name}")
+        self._applying = asyncio.create_task(self._apply(), name=f"apply {name}")
         self._others = [
             asyncio.create_task(self._read(), name=f"read {name}"),
             asyncio.create_task(self._reconcile(), name=f"reconcile {name}"),
-            asyncio.create_task(self._retry_waiting(), name=f"unmatched {name}"),
         ]
 
     async def stop(self, *, reason: str, release: bool) -> None:
@@ -111,7 +128,7 @@ class Follower:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._queue.join()
-        await _cancelled([task for task in (self._applier, *self._errands) if task is not None])
+        await _cancelled([task for task in (self._applying, *self._errands) if task is not None])
         if release:
             await self._ledger.run(session_release, key=self.key, owner=self._owner, reason=reason)
 
@@ -184,14 +201,13 @@ class Follower:
         await self._surely(state_change, key=self.key, owner=self._owner, status=status, reason=reason)
         if self._is_connected:
             self._reconcile_now.set()  # what happened meanwhile was not heard
+        self._pace_changed.set()  # the wait that is going on may be too long for a stream that is down
 
     async def _handle_reports(self, reports: Sequence[OrderReport]) -> None:
         if settings.TRACKING_VERIFY == "always":
             reports = await self._verified(reports)
         try:
-            applied = await self._surely(
-                reports_apply, key=self.key, reports=reports, source=EventSource.STREAM
-            )
+            applied = await self._persist(lambda: self._applier.apply(self.key, reports))
         except Exception as exc:
             if len(reports) > 1:
                 for report in reports:  # one of them is the trouble: the others must not suffer
@@ -200,12 +216,19 @@ class Follower:
             logger.exception("Account %s %s: a report could not be applied", *self.key)
             error = f"{type(exc).__name__}: {exc}"
             await self._keep_unreadable(UnreadableMessage(f"{reports[0]!r} {reports[0].raw!r}", error))
-            self._reconcile_now.set()
         else:
+            self._measure(reports, applied)
             self._follow_up(applied)
+
+    def _measure(self, reports: Sequence[OrderReport], applied: Applied) -> None:
+        if self._exchange is not None:
+            strange = set(map(id, applied.unmatched))
+            ours = [report for report in reports if id(report) not in strange]
+            measures.ledger(self._exchange.venue, ours, exchange_now=self._exchange.time_there())
 
     async def _keep_unreadable(self, message: UnreadableMessage) -> None:
         await self._surely(unreadable_keep, key=self.key, message=message)
+        self._reconcile_soon()  # it may have been about an order of ours
 
     async def _verified(self, reports: Sequence[OrderReport]) -> list[OrderReport]:
         """Return what REST says of the orders that these reports name; the report where it says nothing."""
@@ -245,9 +268,12 @@ class Follower:
             for placement_id in applied.gaps:
                 self._gaps.setdefault(placement_id, loop.time() + GAP_GRACE_SECONDS)
             loop.call_later(GAP_GRACE_SECONDS, self._fetch_due_gaps)
-        at_once = replace(applied, gaps=[], moved_books=set())
+        at_once = replace(applied, gaps=[], freed_books=set(), settled_books=set(), moved_books=set())
         if at_once.leaves_errands:
-            self._run_errands(at_once)
+            self._run_errands(replace(applied, gaps=[], moved_books=set()))
+        elif applied.freed_books or applied.settled_books:
+            books = Applied(freed_books=applied.freed_books, settled_books=applied.settled_books)
+            self._slots.look(self.key.account_id, books, self._run_errands)
         if applied.moved_books:
             # Who sent the cancel gives the slot away when it is answered; this is for one that died.
             moved = Applied(moved_books=applied.moved_books)
@@ -268,46 +294,92 @@ class Follower:
         if due:
             self._run_errands(Applied(gaps=due))
 
+    @property
+    def hears_symbols(self) -> bool:
+        """Tell whether the exchange wants symbols to be subscribed, as far as it is known by now."""
+        return self._exchange is not None and self._exchange.capabilities.stream is StreamKind.SYMBOLS
+
+    def follow_symbols(self, symbols: Collection[str]) -> None:
+        """Have exactly these symbols heard. Called every second."""
+        self._errand(self._follow_symbols(symbols))
+
+    async def _follow_symbols(self, symbols: Collection[str]) -> None:
+        assert self._exchange is not None
+        if await self._exchange.follow_symbols(symbols):
+            self._reconcile_now.set()  # what happened to their orders before was not heard
+
     async def _retry_unmatched(self) -> None:
         if self._retrying.locked():
             return
         async with self._retrying:
-            retried = await self._ledger.run(unmatched_retry, key=self.key, source=EventSource.STREAM)
-            self._may_wait = retried.waiting > 0
+            self._may_wait = False  # a report that comes from here on may be too late for this look
+            try:
+                retried = await self._ledger.run(unmatched_retry, key=self.key, source=EventSource.STREAM)
+            except BaseException:
+                self._may_wait = True
+                raise
+            self._may_wait = self._may_wait or retried.waiting > 0
             if retried.applied is not None:
                 self._follow_up(retried.applied)
-            loop = asyncio.get_running_loop()
-            if retried.waits_for_stop and loop.time() - self._stop_reconciled_at > RECONCILE_DOWN_SECONDS:
-                self._stop_reconciled_at = loop.time()
-                self._reconcile_now.set()
+            if retried.waits_for_stop:
+                self._reconcile_soon()
 
-    async def _retry_waiting(self) -> None:
-        while True:
-            await asyncio.sleep(UNMATCHED_SECONDS)
-            if self._may_wait:
-                await self._guarded(self._retry_unmatched())
+    def look_at_waiting(self) -> None:
+        """Try again what no placement explained, if there is any. Called every second."""
+        if self._may_wait:
+            self._errand(self._retry_unmatched())
 
     async def _reconcile(self) -> None:
         """After every connect, and again and again: sooner while the stream is down."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
-            wait = RECONCILE_SECONDS if self._is_connected else RECONCILE_DOWN_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
-                    await self._reconcile_now.wait()
+            early = random.uniform(0.9, 1.0)  # so that accounts do not stay in step
+            while not self._reconcile_now.is_set():
+                self._pace_changed.clear()
+                within = RECONCILE_SECONDS if self._is_connected else RECONCILE_DOWN_SECONDS
+                wait = max(within - RUN_SECONDS, within / 2, self._again_after)
+                left = began + wait * early - loop.time()
+                if left <= 0 or not await self._is_woken(left):
+                    break
             self._reconcile_now.clear()
+            began = loop.time()
             await self._guarded(self._reconcile_once())
+
+    def _reconcile_soon(self) -> None:
+        """Reconcile now, or when the last time that this was asked for is long enough ago."""
+        loop = asyncio.get_running_loop()
+        wait = self._asked_at + RECONCILE_DOWN_SECONDS - loop.time()
+        if wait <= 0:
+            self._asked_at, self._asked_later = loop.time(), False
+            self._reconcile_now.set()
+        elif not self._asked_later:
+            self._asked_later = True
+            loop.call_later(wait, self._reconcile_soon)
+
+    async def _is_woken(self, seconds: float) -> bool:
+        """Wait, but not longer than until a reconciliation is wanted or the stream's state changes."""
+        woken = [asyncio.create_task(one.wait()) for one in (self._reconcile_now, self._pace_changed)]
+        try:
+            done, _ = await asyncio.wait(woken, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancelled(woken)
+        return bool(done)
 
     async def _reconcile_once(self) -> None:
         account_id, market_type = self.key
         try:
-            result = await self._network.run(
+            result = await self._reconciling.run(
                 reconcile_account, account_id=account_id, market_type=market_type
             )
         except (ExchangeError, TimeoutError) as exc:
             logger.warning("Account %s %s could not be reconciled: %s", *self.key, exc)
             return
-        if not result.ran:
-            asyncio.get_running_loop().call_later(BUSY_AGAIN_SECONDS, self._reconcile_now.set)
+        if result.ran:
+            self._again_after = result.again_after
+        else:
+            wait = max(BUSY_AGAIN_SECONDS, result.again_after)
+            asyncio.get_running_loop().call_later(wait, self._reconcile_now.set)
         if any(one.kind is Disagreement.EXTERNAL for one in result.differences):
             self._may_wait = True
 
@@ -326,12 +398,16 @@ class Follower:
             logger.exception("Account %s %s: a background step failed", *self.key)
 
     async def _surely(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in a ledger thread until the database answers: nothing that was heard is dropped."""
+        """Run a function in a ledger thread until the database answers."""
+        return await self._persist(lambda: self._ledger.run(function, *args, **kwargs))
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again until the database answers: nothing that was heard is dropped."""
         shortest, longest = DATABASE_AGAIN_SECONDS
         delay = shortest
         while True:
             try:
-                return await self._ledger.run(function, *args, **kwargs)
+                return await attempt()
             except (OperationalError, InterfaceError) as exc:
                 logger.warning("Account %s %s waits for the database: %s", *self.key, exc)
             await asyncio.sleep(delay)

@@ -33,6 +33,10 @@ def lease_acquire(*, name: str, owner: str, seconds: float) -> bool:
     return _take(name, owner, seconds)
 
 
+def lease_is_held(name: str) -> bool:
+    return Lease.objects.filter(name=name, expires_at__gte=Now()).exclude(owner="").exists()
+
+
 def lease_release(*, name: str, owner: str) -> None:
     Lease.objects.filter(name=name, owner=owner).update(owner="", expires_at=None)
 

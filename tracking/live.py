@@ -26,7 +26,7 @@ from orders.selectors import Visible
 from orders.states import OrderStatus
 from tracking.event_log import EventReader
 from tracking.rows import Added, Changed, Gone, changes
-from tracking.selectors import StreamState, stream_states
+from tracking.selectors import StreamState, external_orders, stream_states
 
 PRICES_EVERY = timedelta(seconds=1)
 CLOCK_EVERY = timedelta(seconds=5)  # leases that run out, submissions that take too long
@@ -48,6 +48,7 @@ SECTIONS = {
         Section("positions", selectors.positions),
         Section("orders", selectors.open_orders),
         Section("waiting", queue_selectors.waiting_orders, queue_selectors.waiting_count),
+        Section("externals", external_orders),
         Section("failed", failed_listing.failed_orders, failed_listing.failed_count),
         Section("trades", selectors.recent_trades),
         Section("streams", stream_states),
@@ -82,8 +83,9 @@ AFFECTED: dict[str, frozenset[str]] = {
     EventType.REMOVED: frozenset({"failed"}),
     EventType.GUARD: frozenset({"stops"}),
     EventType.IMPOSSIBLE_REPORT: frozenset(),
-    EventType.EXTERNAL: frozenset(),
+    EventType.EXTERNAL: frozenset({"externals", "waiting"}),  # they take up slots
     EventType.STREAM: frozenset({"streams"}),
+    EventType.BREAKER: frozenset(),
     EventType.OPERATOR: frozenset(SECTIONS),
 }
 # Nothing begins to wait without one of these; where nothing waits, the others need no look at the queue.

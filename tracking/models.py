@@ -61,7 +61,7 @@ class UnmatchedReport(models.Model):
 
     class State(models.TextChoices):
         WAITING = "WAITING", "May still be ours"
-        MATCHED = "MATCHED", "Turned out to be ours"
+        MATCHED = "MATCHED", "Belongs to a known order"
         EXTERNAL = "EXTERNAL", "Not ours"
         UNREADABLE = "UNREADABLE", "Could not be read"
 
@@ -75,9 +75,15 @@ class UnmatchedReport(models.Model):
     trade_ids = models.JSONField(default=list, blank=True)  # fills of an external order that were shown
     error = models.CharField(max_length=500, blank=True, default="")
     received_at = models.DateTimeField()
+    is_open = models.BooleanField(default=False)  # an external order that rests, as far as we know
 
     class Meta:
-        indexes = [models.Index(fields=["account", "state"], name="unmatched_by_account")]
+        indexes = [
+            models.Index(fields=["account", "state"], name="unmatched_by_account"),
+            models.Index(
+                fields=["account", "market_type"], name="open_externals", condition=models.Q(is_open=True)
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["account", "market_type", "symbol", "exchange_order_id"],

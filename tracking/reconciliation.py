@@ -8,31 +8,34 @@ closes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db.models import Q
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
 
-from exchanges import access, runtime
+from exchanges import access, measures, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import OrderNotFound
 from exchanges.adapters.types import MarketType, OrderRef, OrderReport, VenueOrderStatus
 from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
-from orders.models import EventSource, OpenOrder, Placement, StrategyPosition
-from orders.services.externals import External, externals_count
+from orders.models import Book, EventSource, OpenOrder, PendingOrder, Placement, StrategyPosition
+from orders.services.externals import externals_count
 from orders.services.queue import errands_run, rebalance
-from tracking.applying import reports_apply
+from tracking.applying import answers_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
 from tracking.fetching import Question, orders_fetch
-from tracking.leases import lease_acquire, leased
+from tracking.leases import lease_acquire, lease_is_held, leased
 from tracking.models import OrderTrackingSession
-from tracking.unmatched import unmatched_keep, unmatched_retry
+from tracking.pacing import Pace, pacer
+from tracking.unmatched import by_lane, externals_gone, unmatched_keep, unmatched_retry
 from tracking.watch import StreamKey
 
 logger = logging.getLogger(__name__)
@@ -41,8 +44,10 @@ LIST_SECONDS = 30.0
 FETCH_SECONDS = 60.0
 # Short, so that a run that was killed is not in the way of the process that takes its account over. A
 # run that an exchange holds up for longer finds its lease gone and ends; two at once would do no harm.
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = settings.STREAM_LEASE_SECONDS * 1.5
 FETCHED_AT_ONCE = 20
+SYMBOLS_AT_ONCE = 5
+LOOP_SECONDS = 5.0
 FORGOTTEN_AFTER = timedelta(days=1)
 
 
@@ -58,9 +63,13 @@ class PositionDifference:
 
 @dataclass(slots=True)
 class Reconciled:
-    """What a run found. `ran` is False when another process was at it already."""
+    """What a run found. `ran` is False when another process was at it, or when the weight budget is short.
+
+    `again_after`: so many seconds at least should pass before the next run, for the budget's sake.
+    """
 
     ran: bool = True
+    again_after: float = 0.0
     differences: list[Difference] = field(default_factory=list)
     positions: list[PositionDifference] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -81,33 +90,52 @@ class _Row:
     updated_at: datetime | None
 
 
-def reconcile_account(*, account_id: int, market_type: str, check_only: bool = False) -> Reconciled:
+def reconcile_account(
+    *, account_id: int, market_type: str, check_only: bool = False, on_demand: bool = False
+) -> Reconciled:
     """Compare one account's open orders with the exchange's and settle what differs.
 
-    Without differences this costs one call to the exchange and a constant number of queries, however
-    many orders rest. `check_only` changes nothing, and compares positions as well.
+    Without differences this costs one list of the exchange and a constant number of queries, however many
+    orders rest. Where request weight is short it is put off, or asks only for the symbols that matter; see
+    `tracking.pacing`. `on_demand`: a person waits for it, so neither.
+    `check_only` changes nothing, and compares positions as well.
 
     Raises ExchangeError when the exchange cannot be asked for its list, TimeoutError after 30 s.
     """
     key = StreamKey(account_id, market_type)
-    exchange = access.exchange_for(Account.objects.get(pk=account_id), market_type)
+    account = Account.objects.get(pk=account_id)
+    exchange = access.exchange_for(account, market_type)
     if check_only:
-        found, _ = _compare(key, exchange)
+        found, _ = _compare(key, exchange, None)
         return Reconciled(differences=found, positions=_position_differences(key, exchange))
+    pace = Pace(None, 0.0)
+    if not on_demand:
+        if wait := runtime.run(exchange.background_wait(), timeout=LOOP_SECONDS):
+            return Reconciled(ran=False, again_after=wait)
+        pace = pacer.pace(key, account, exchange.list_cost(), lambda: _symbols_that_matter(key))
     with leased(_lease_name(key), seconds=LEASE_SECONDS) as owner:
         if owner is None:
             return Reconciled(ran=False)
-        return _reconcile(key, exchange, owner)
+        return _reconcile(key, exchange, owner, pace)
+
+
+def is_running(key: StreamKey) -> bool:
+    """Tell whether somebody is comparing this account just now."""
+    return lease_is_held(_lease_name(key))
 
 
 def _lease_name(key: StreamKey) -> str:
     return f"reconcile:{key.account_id}:{key.market_type}"
 
 
-def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
+def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Reconciled:
     began = database_now()
-    found, rows = _compare(key, exchange)
-    result = Reconciled(differences=found)
+    found, rows = _compare(key, exchange, pace.symbols)
+    if pace.symbols is None:
+        pacer.fetched_whole(key)
+    result = Reconciled(differences=found, again_after=pace.seconds)
+    for one in found:
+        measures.difference(one.kind)
     doubtful = [one for one in found if one.ours is not None]
     for start in range(0, len(doubtful), FETCHED_AT_ONCE):
         if not lease_acquire(name=_lease_name(key), owner=owner, seconds=LEASE_SECONDS):
@@ -115,8 +143,9 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
             return result
         _settle(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], rows, result)
     external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
-    _count_external(key, external)
+    _count_external(key, external, pace.symbols)
     unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
+    externals_gone(key=key, listed=external, symbols=pace.symbols, before=began)
     retried = unmatched_retry(
         key=key,
         source=EventSource.RECONCILIATION,
@@ -132,25 +161,36 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str) -> Reconciled:
     return result
 
 
-def _count_external(key: StreamKey, reports: Sequence[OrderReport]) -> None:
-    """Say how many slots of each book others take; where one of theirs has gone, ours move up."""
-    stops = Counter(report.symbol for report in reports if _is_stop(report))
-    limits = Counter(report.symbol for report in reports if not _is_stop(report))
-    by_symbol = {symbol: External(limits[symbol], stops[symbol]) for symbol in {*limits, *stops}}
-    freed = externals_count(account_id=key.account_id, market_type=key.market_type, by_symbol=by_symbol)
+def _symbols_that_matter(key: StreamKey) -> set[str]:
+    """Return where the account has orders that rest or wait, or where others' orders take up slots."""
+    books = Book.objects.filter(account_id=key.account_id, market_type=key.market_type)
+    resting = Exists(OpenOrder.objects.filter(book=OuterRef("pk")))
+    waiting = Exists(PendingOrder.objects.filter(book=OuterRef("pk")))
+    others = Q(external_limit_orders__gt=0) | Q(external_stop_orders__gt=0)
+    return set(books.filter(resting | waiting | others).values_list("symbol", flat=True))
+
+
+def _count_external(key: StreamKey, reports: Sequence[OrderReport], symbols: Collection[str] | None) -> None:
+    """Say how many slots of each book others take; where one of theirs has gone, ours move up.
+
+    `symbols`: those that were listed; None: all.
+    """
+    freed = externals_count(
+        account_id=key.account_id, market_type=key.market_type, by_symbol=by_lane(reports), only=symbols
+    )
     if freed:
         rebalance(book_ids=freed, freed=freed)
 
 
-def _is_stop(report: OrderReport) -> bool:
-    """A triggered one is a plain order by now."""
-    return report.conditional and not report.child_order_id
+def _compare(
+    key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
+) -> tuple[list[Difference], dict[int, _Row]]:
+    """Return what differs, without what changed here while the list was on its way, and our rows.
 
-
-def _compare(key: StreamKey, exchange: Exchange) -> tuple[list[Difference], dict[int, _Row]]:
-    """Return what differs, without what changed here while the list was on its way, and our rows."""
+    `symbols`: to be asked for one by one; None: everything at once.
+    """
     before = _open_here(key)
-    theirs = runtime.run(exchange.fetch_open_orders(), timeout=LIST_SECONDS)
+    theirs = runtime.run(_lists(exchange, symbols), timeout=LIST_SECONDS)
     rows = _open_here(key)
     ended = _named_by(key, theirs, rows)
     found = differences(theirs, [row.order for row in (rows | ended).values()])
@@ -159,9 +199,23 @@ def _compare(key: StreamKey, exchange: Exchange) -> tuple[list[Difference], dict
         ours = difference.ours
         if ours is None:
             return True
+        if symbols is not None and ours.symbol not in symbols:
+            return False  # its book has come to matter since
         return before.get(ours.placement_id) == rows.get(ours.placement_id)
 
     return [one for one in found if is_settled(one)], rows | ended
+
+
+async def _lists(exchange: Exchange, symbols: Collection[str] | None) -> list[OrderReport]:
+    if symbols is None:
+        return await exchange.fetch_open_orders()
+    gate = asyncio.Semaphore(SYMBOLS_AT_ONCE)
+
+    async def one(symbol: str) -> list[OrderReport]:
+        async with gate:
+            return await exchange.fetch_open_orders(symbol)
+
+    return [report for listed in await asyncio.gather(*map(one, symbols)) for report in listed]
 
 
 def _settle(
@@ -183,7 +237,8 @@ def _settle(
             reports.append(_ended_unheard(key, row))
         else:
             result.errors.append(f"{row.order.client_order_id}: {answer}")
-    applied = reports_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
+    applied, errors = answers_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
+    result.errors += [f"an answer could not be applied: {error}" for error in errors]
     errands_run(applied, source=EventSource.RECONCILIATION)
 
 

@@ -12,12 +12,12 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, QuerySet
 
 from exchanges import access, runtime
@@ -32,18 +32,21 @@ from orders.services.cancellation import cancels_send
 from orders.services.gaps import fill_gaps
 from orders.services.queue import errands_run
 from orders.services.settlement import never_placed
+from orders.side_by_side import side_by_side
 from orders.states import RESTING, OrderStatus
-from tracking.applying import reports_apply
+from tracking.applying import answers_apply
 from tracking.fetching import Question, not_in_time, orders_fetch, with_fills
 from tracking.watch import StreamKey
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 200
-CLAIM = timedelta(seconds=30)  # if the claimer dies, another asks after this
-ASK_SECONDS = 20.0  # of one account; less than CLAIM, so that nobody else asks the same meanwhile
+CLAIM = timedelta(seconds=settings.RESOLVE_CLAIM_SECONDS)  # if the claimer dies, another asks after this
+# Of one account; less than CLAIM, so that nobody else asks the same meanwhile.
+ASK_SECONDS = settings.RESOLVE_CLAIM_SECONDS * 2 / 3
 LOOP_SECONDS = ASK_SECONDS + 5  # the I/O loop itself does not answer
-SOONEST_AGAIN = timedelta(seconds=2)
+SOONEST_AGAIN = timedelta(seconds=settings.RESOLVE_AGAIN_SECONDS)
+SETTLED_AT_ONCE = 8  # accounts
 LATEST_AGAIN = timedelta(seconds=30)
 BEFORE_PLACING = timedelta(minutes=1)  # how far clocks may differ when the exchange's history is read
 TIMES_NOT_FOUND = 2
@@ -76,21 +79,23 @@ class _Case:
         return self.placement.outcome == PlacementOutcome.NEVER_PLACED
 
 
-def resolve(*, limit: int = AT_ONCE) -> int:
+def resolve(*, limit: int = AT_ONCE, account_id: int | None = None) -> int:
     """Ask about every order that is due and settle what can be settled; return how many were asked for.
 
-    One account's trouble is logged and stops no other account.
+    `account_id`: of this account alone. One account's trouble is logged and stops no other account.
     """
-    cases = _claim(limit)
+    cases = _claim(limit, account_id)
     if not cases:
         return 0
     asked = 0
-    for key, answers in _answers(_exchanges(cases), cases):
-        asked += len(answers)
-        try:
-            _settle(key, cases[key], answers)
-        except Exception:  # noqa: BLE001  # guards the other accounts
-            logger.exception("Could not settle what was asked for account %s %s", *key)
+    with ThreadPoolExecutor(SETTLED_AT_ONCE, thread_name_prefix="settle") as settling:
+        for key, answers in _answers(_exchanges(cases), cases):
+            asked += len(answers)
+            # What follows may ask this account's exchange again: the others are not to wait for that.
+            if len(cases) > 1 and not connection.in_atomic_block:
+                settling.submit(_settle_in_thread, key, cases[key], answers)
+            else:
+                _settle_surely(key, cases[key], answers)
     return asked
 
 
@@ -100,12 +105,21 @@ def gaps_sweep(*, limit: int = AT_ONCE) -> int:
     Streams and reconciliation close gaps at once; this is for those whose process died in between.
     """
     unequal = Placement.objects.exclude(exchange_filled_quantity=F("filled_quantity")).order_by("-pk")[:limit]
-    gaps = [placement.pk for placement in unequal if placement.has_gap]
-    if gaps:
-        applied = fill_gaps(placement_ids=gaps, source=EventSource.RESOLVER, now=database_now())
+    gaps: dict[int, list[int]] = defaultdict(list)
+    for placement in unequal:
+        if placement.has_gap:
+            gaps[placement.account_id].append(placement.pk)
+    side_by_side(_gaps_close_surely, gaps.values())
+    return sum(map(len, gaps.values()))
+
+
+def _gaps_close_surely(placement_ids: Sequence[int]) -> None:
+    try:
+        applied = fill_gaps(placement_ids=placement_ids, source=EventSource.RESOLVER, now=database_now())
         applied.gaps = []  # what is not there yet is asked for in the next round
         errands_run(applied, source=EventSource.RESOLVER)
-    return len(gaps)
+    except Exception:  # noqa: BLE001  # one account's trouble is not the others'
+        logger.exception("Fills of placements %s could not be booked", placement_ids)
 
 
 def cancels_sweep(*, limit: int = AT_ONCE) -> int:
@@ -125,16 +139,32 @@ def counts_from(placement: Placement, validity_seconds: float) -> datetime:
     return placement.send_by + timedelta(seconds=wait)
 
 
-def _claim(limit: int) -> dict[StreamKey, list[_Case]]:
+def _settle_surely(key: StreamKey, cases: Sequence[_Case], answers: Sequence[Answer]) -> None:
+    try:
+        _settle(key, cases, answers)
+    except Exception:  # noqa: BLE001  # guards the other accounts; the rows are asked about after CLAIM
+        logger.exception("Could not settle what was asked for account %s %s", *key)
+
+
+def _settle_in_thread(key: StreamKey, cases: Sequence[_Case], answers: Sequence[Answer]) -> None:
+    try:
+        _settle_surely(key, cases, answers)
+    finally:
+        connection.close()
+
+
+def _claim(limit: int, account_id: int | None) -> dict[StreamKey, list[_Case]]:
     """Take the orders that are due, by moving their `ask_at` on; nobody else asks about them meanwhile."""
     now = database_now()
-    if not OpenOrder.objects.filter(ask_at__lte=now).exists():
+    rows = OpenOrder.objects.filter(ask_at__lte=now)
+    if account_id is not None:
+        rows = rows.filter(account_id=account_id)
+    if not rows.exists():
         return {}  # the usual case: no transaction, and on SQLite no write lock, for nothing
     with transaction.atomic():
         # Rows that somebody works on right now are skipped, not waited for: no order of locks to keep.
         due = list(
-            OpenOrder.objects.filter(ask_at__lte=now)
-            .select_for_update(skip_locked=True, of=("self",))
+            rows.select_for_update(skip_locked=True, of=("self",))
             .select_related("placement__intent", "book")
             .order_by("ask_at")[:limit]
         )
@@ -168,6 +198,7 @@ def _answers(
     asking = {runtime.spawn(_ask(exchanges[key], cases[key], asked_at)): key for key in exchanges}
     waiting = set(asking)
     while waiting:
+        runtime.wait_without_connection(waiting)
         done, waiting = wait(waiting, timeout=LOOP_SECONDS, return_when=FIRST_COMPLETED)
         if not done:
             logger.error("The I/O loop does not answer: %s accounts were not asked", len(waiting))
@@ -254,9 +285,8 @@ class _Lists:
 def _settle(key: StreamKey, cases: Sequence[_Case], answers: Sequence[Answer]) -> None:
     reports = [answer for answer in answers if isinstance(answer, OrderReport)]
     if reports:
-        errands_run(
-            reports_apply(key=key, reports=reports, source=EventSource.RESOLVER), source=EventSource.RESOLVER
-        )
+        applied, _ = answers_apply(key=key, reports=reports, source=EventSource.RESOLVER)
+        errands_run(applied, source=EventSource.RESOLVER)
     absent = [case for case, answer in zip(cases, answers, strict=True) if isinstance(answer, Absent)]
     proven = [
         case.placement.pk for case in absent if case.is_settled or _not_found_again(case) >= TIMES_NOT_FOUND

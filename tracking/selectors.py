@@ -1,16 +1,22 @@
-"""Reads of what the streams are doing."""
+"""Reads of what the streams are doing, and of orders that are not ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
+from typing import TypeVar
 
-from django.db.models import Q
+from django.db.models import Model, Q, QuerySet
 
+from orders.models import StrategyAccount
 from orders.selectors import Visible
-from tracking.models import OrderTrackingSession, SessionStatus
+from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
+from tracking.unmatched import OUR_SHAPE, from_json
 
+M = TypeVar("M", bound=Model)
+EXTERNALS_SHOWN = 200
 DOWN_AFTER = timedelta(seconds=60)  # reconnecting for longer than this is being down
 
 
@@ -35,16 +41,66 @@ class StreamRow:
 
 def stream_states(visible: Visible, *, now: datetime) -> list[StreamRow]:
     """Each followed account's stream, as far as the account serves what the reader may see."""
-    sessions = OrderTrackingSession.objects.select_related("account")
+    sessions = _served(OrderTrackingSession.objects.select_related("account"), visible)
+    return [_stream_row(row, now=now) for row in sessions.order_by("account__name", "market_type", "pk")]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRow:
+    """An order of others. `is_strange`: its id looks like ours, and this installation never made it."""
+
+    key: str
+    account: str
+    market_type: str
+    symbol: str
+    side: str
+    order_type: str
+    price: Decimal | None
+    stop_price: Decimal | None
+    quantity: Decimal | None
+    filled_quantity: Decimal
+    status: str
+    exchange_order_id: str
+    client_order_id: str
+    is_strange: bool
+
+
+def external_orders(visible: Visible, *, now: datetime) -> list[ExternalRow]:
+    """Orders of others that rest on the accounts that serve what the reader may see, the newest first."""
+    rows = UnmatchedReport.objects.filter(is_open=True, state=UnmatchedReport.State.EXTERNAL)
+    shown = _served(rows, visible).order_by("-pk").select_related("account")[:EXTERNALS_SHOWN]
+    return [_external_row(row) for row in shown]
+
+
+def _external_row(row: UnmatchedReport) -> ExternalRow:
+    report = from_json(row.report)
+    return ExternalRow(
+        key=f"external-{row.pk}",
+        account=row.account.name,
+        market_type=row.market_type,
+        symbol=row.symbol,
+        side=report.side or "",
+        order_type=report.order_type or "",
+        price=report.price,
+        stop_price=report.stop_price,
+        quantity=report.quantity,
+        filled_quantity=report.filled_quantity or Decimal(0),
+        status=report.status,
+        exchange_order_id=row.exchange_order_id,
+        client_order_id=row.client_order_id,
+        is_strange=OUR_SHAPE.fullmatch(row.client_order_id) is not None,
+    )
+
+
+def _served(rows: QuerySet[M], visible: Visible) -> QuerySet[M]:
+    """Leave those whose account is the reader's own or serves a strategy of theirs."""
     if visible.user_id is not None:
-        sessions = sessions.filter(
-            Q(account__user_id=visible.user_id)
-            | Q(account__strategy_accounts__strategy__user_id=visible.user_id)
-        )
+        followed = StrategyAccount.objects.filter(strategy__user_id=visible.user_id).values("account_id")
+        rows = rows.filter(Q(account__user_id=visible.user_id) | Q(account_id__in=followed))
     if visible.strategy_account_id is not None:
-        sessions = sessions.filter(account__strategy_accounts=visible.strategy_account_id)
-    sessions = sessions.order_by("account__name", "market_type", "pk").distinct()
-    return [_stream_row(row, now=now) for row in sessions]
+        one = StrategyAccount.objects.filter(pk=visible.strategy_account_id).values("account_id")
+        rows = rows.filter(account_id__in=one)
+    return rows
 
 
 def _stream_row(session: OrderTrackingSession, *, now: datetime) -> StreamRow:

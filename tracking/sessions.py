@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import Combinable
@@ -20,7 +21,7 @@ from orders.models import EventSource, EventType, OrderEvent
 from tracking.models import OrderTrackingSession, SessionStatus
 from tracking.watch import StreamKey
 
-LEASE_SECONDS = 10.0
+LEASE_SECONDS = settings.STREAM_LEASE_SECONDS
 RENEW_SECONDS = LEASE_SECONDS / 2
 
 _ERROR_LENGTH = 500
@@ -45,8 +46,8 @@ def sessions_ensure(keys: Collection[StreamKey]) -> None:
         )
 
 
-def sessions_claim(*, keys: Collection[StreamKey], owner: str) -> set[StreamKey]:
-    """Take every stream of `keys` that nobody follows; return those that are now `owner`'s."""
+def sessions_claim(*, keys: Collection[StreamKey], owner: str, at_most: int | None = None) -> set[StreamKey]:
+    """Take every stream of `keys` that nobody follows, or so many; return those that are now `owner`'s."""
     accounts = {key.account_id for key in keys}
     rows = OrderTrackingSession.objects.filter(account_id__in=accounts)
     known = {StreamKey(*pair) for pair in rows.values_list("account_id", "market_type")}
@@ -61,7 +62,7 @@ def sessions_claim(*, keys: Collection[StreamKey], owner: str) -> set[StreamKey]
             .select_for_update(skip_locked=True, of=("self",))
             .order_by("pk")
             if StreamKey(row.account_id, row.market_type) in keys
-        ]
+        ][:at_most]
         if not free:
             return set()
         OrderTrackingSession.objects.filter(pk__in=free).update(owner=owner, lease_expires_at=_lease_end())

@@ -1,8 +1,8 @@
 """The streams process: follow every account that has to be followed, and settle what is unknown.
 
-Several may run. An account is followed by the one that holds its lease; one that finds a lease
-expired takes it. What else it does (resolver, take-over of deliveries, prices) any number of
-processes may do at once.
+Several may run. An account is followed by the one that holds its lease; they share the accounts out
+evenly, and one that finds a lease expired takes it. What else it does (resolver, take-over of deliveries,
+prices) any number of processes may do at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -21,26 +22,48 @@ from django.db import InterfaceError, OperationalError
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
 from orders.services.queue import due_books, rebalance
+from tracking.applier import Applier
 from tracking.follower import Follower
 from tracking.leases import lease_acquire, lease_release, new_owner
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
-from tracking.sessions import RENEW_SECONDS, sessions_claim, sessions_renew
+from tracking.sessions import (
+    RENEW_SECONDS,
+    session_release,
+    sessions_claim,
+    sessions_renew,
+    sessions_unwatched,
+)
+from tracking.sharing import (
+    KEPT_SECONDS,
+    LEFT_OVER_SECONDS,
+    fair_share,
+    presence_end,
+    presence_renew,
+    processes_alive,
+    to_hand_over,
+)
+from tracking.slots import FreedSlots
 from tracking.tasks import deliveries_take_over, instruments_load
 from tracking.threads import Threads
 from tracking.tickers import tickers_refresh
-from tracking.watch import Source, StreamKey, streams_wanted
+from tracking.watch import Source, StreamKey, streams_wanted, symbols_in_use
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = settings.RESOLVE_AGAIN_SECONDS
 DUE_SECONDS = 0.5
-SWEEP_SECONDS = 30.0
+SWEEP_SECONDS = settings.SWEEP_SECONDS
 INSTRUMENTS_SECONDS = 30.0
 TICKER_LEASE = "tickers"
 TICKER_LEASE_SECONDS = 10.0
 LEDGER_THREADS = 4
+# Apart by purpose: what waits for a slow exchange in one of these holds up nothing in the others.
 NETWORK_THREADS = 16
+RECONCILE_THREADS = 8
+SETTLE_THREADS = 8
+ROUNDS_AT_ONCE = 3  # an account that does not answer is asked again after its claim, in a round of its own
+ROUND_SECONDS = 2.0
 LAST_ERRANDS_SECONDS = 2.0
 
 
@@ -61,10 +84,17 @@ class Streams:
         self.followers: dict[StreamKey, Follower] = {}
         self._ledger = Threads("ledger", LEDGER_THREADS)
         self._network = Threads("network", NETWORK_THREADS)
+        self._reconciling = Threads("reconcile", RECONCILE_THREADS)
+        self._settling = Threads("settle", SETTLE_THREADS)
+        self._applier = Applier(self._ledger)
+        self._slots = FreedSlots(self._ledger)
         self._stopping = asyncio.Event()
         self._seen = _Seen(-1, frozenset(), {})
         self._renewed_at = float("-inf")
+        self._kept_until = float("-inf")
+        self._left_over: dict[StreamKey, float] = {}  # free, but beyond our share -> since when
         self._due: dict[int, set[int]] = {}  # by account: books with orders whose back-off has ended
+        self._rounds: set[asyncio.Task[int]] = set()
         self._sending: dict[int, asyncio.Task[None]] = {}  # by account
         self._loaded: set[Source] = set()  # whose instruments this process has seen fresh
 
@@ -77,28 +107,35 @@ class Streams:
         logger.info("Streams process %s starts", self.owner)
         steps: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (LOOK_SECONDS, self._tend),
-            (SETTLE_SECONDS, lambda: self._network.run(deliveries_take_over)),
-            (SETTLE_SECONDS, lambda: self._network.run(resolve)),
+            (LOOK_SECONDS, self._look_at_waiting),
+            (LOOK_SECONDS, self._follow_symbols),
+            (SETTLE_SECONDS, self._in_rounds(deliveries_take_over)),
+            (SETTLE_SECONDS, self._in_rounds(resolve)),
             (DUE_SECONDS, self._send_due),
-            (SWEEP_SECONDS, lambda: self._network.run(gaps_sweep)),
-            (SWEEP_SECONDS, lambda: self._network.run(cancels_sweep)),
+            (SWEEP_SECONDS, lambda: self._settling.run(gaps_sweep)),
+            (SWEEP_SECONDS, lambda: self._settling.run(cancels_sweep)),
             (INSTRUMENTS_SECONDS, self._load_instruments),
             (settings.TICKER_SECONDS, lambda: self._network.run(_tickers, self.owner)),
         ]
-        tasks = [asyncio.create_task(self._every(seconds, step)) for seconds, step in steps]
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._every(seconds, step)) for seconds, step in steps
+        ]
         await self._stopping.wait()
         logger.info("Streams process %s stops", self.owner)
-        tasks += self._sending.values()
+        tasks += [*self._sending.values(), *self._rounds]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(OperationalError, InterfaceError):
+            await self._ledger.run(presence_end, owner=self.owner)
         await self._stop_followers(set(self.followers), release=True, reason="The process stopped")
         with suppress(OperationalError, InterfaceError):
             await self._ledger.run(lease_release, name=TICKER_LEASE, owner=self.owner)
         with suppress(TimeoutError):
             # The loop goes on meanwhile: these threads may be waiting for an exchange.
             async with asyncio.timeout(LAST_ERRANDS_SECONDS):
-                await asyncio.to_thread(self._network.close)
+                for threads in (self._network, self._reconciling, self._settling):
+                    await asyncio.to_thread(threads.close)
         await runtime.close()
         await asyncio.to_thread(self._ledger.close)
 
@@ -111,6 +148,30 @@ class Streams:
             except Exception:
                 logger.exception("A step of the streams process failed; it is tried again")
             await asyncio.sleep(seconds)
+
+    def _in_rounds(self, work: Callable[[], int]) -> Callable[[], Awaitable[None]]:
+        """Return a step that begins a round although the last ones still wait for a slow exchange.
+
+        Each round claims what it works on, so that rounds do not meet: only what is new waits for nobody.
+        """
+        running: set[asyncio.Task[int]] = set()
+
+        def ended(task: asyncio.Task[int]) -> None:
+            running.discard(task)
+            self._rounds.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.warning("A round of %s failed; it is tried again: %s", work.__name__, error)
+
+        async def step() -> None:
+            if len(running) >= ROUNDS_AT_ONCE:
+                return
+            task = asyncio.create_task(self._settling.run(work), name=work.__name__)
+            running.add(task)
+            self._rounds.add(task)
+            task.add_done_callback(ended)
+            await asyncio.wait({task}, timeout=ROUND_SECONDS)
+
+        return step
 
     async def _send_due(self) -> None:
         """Send orders whose back-off has ended. An account that does not answer holds up no other's."""
@@ -135,6 +196,11 @@ class Streams:
         before, self._seen = self._seen, await self._ledger.run(_look, self._seen)
         wanted = self._seen.wanted
         held = await self._renewed()
+        for key in held - self.followers.keys():
+            # A step failed half-way: nobody would follow it, or reconcile it, as long as we renew its lease.
+            await self._ledger.run(
+                session_release, key=key, owner=self.owner, reason="It was ours, and not followed"
+            )
         lost = self.followers.keys() - held
         if lost:
             logger.warning("Streams %s are followed by another process now", sorted(lost))
@@ -145,18 +211,67 @@ class Streams:
         was, now = before.logins, self._seen.logins
         renamed = {key for key in self.followers if was.get(key.account_id) != now.get(key.account_id)}
         await self._stop_followers(renamed, release=False, reason="The account's credentials changed")
-        missing = wanted - self.followers.keys() - renamed
-        claimed = await self._ledger.run(sessions_claim, keys=missing, owner=self.owner) if missing else set()
-        for key in claimed | renamed:
-            follower = Follower(key, owner=self.owner, ledger=self._ledger, network=self._network)
+        for key in renamed | await self._claimed(wanted - self.followers.keys() - renamed, len(renamed)):
+            follower = Follower(
+                key,
+                owner=self.owner,
+                ledger=self._ledger,
+                network=self._network,
+                reconciling=self._reconciling,
+                applier=self._applier,
+                slots=self._slots,
+            )
             self.followers[key] = follower
             follower.start()
+
+    async def _claimed(self, missing: frozenset[StreamKey], more: int) -> set[StreamKey]:
+        """Take our share of the streams that nobody follows, and hand over what is beyond it.
+
+        `more`: streams of ours that are not followed right now.
+        """
+        share = fair_share(len(self._seen.wanted), await self._ledger.run(processes_alive))
+        may_hand_over = asyncio.get_running_loop().time() >= self._kept_until
+        beyond = to_hand_over(self.followers.keys(), share) if may_hand_over else set()
+        await self._stop_followers(beyond, release=True, reason="Another process has room for it")
+        if not missing:
+            self._left_over = {}
+            return set()
+        room = max(share - len(self.followers) - more, 0)
+        claimed: set[StreamKey] = set()
+        if room:
+            claimed = await self._ledger.run(sessions_claim, keys=missing, owner=self.owner, at_most=room)
+        if len(claimed) == room:
+            claimed |= await self._left_overs(missing - claimed - beyond)
+        return claimed
+
+    async def _left_overs(self, missing: frozenset[StreamKey]) -> set[StreamKey]:
+        """Take streams that nobody has taken for a while: better unevenly than not at all."""
+        now = asyncio.get_running_loop().time()
+        free = await self._ledger.run(sessions_unwatched, missing)
+        self._left_over = {key: self._left_over.get(key, now) for key in free}
+        long = {key for key, since in self._left_over.items() if since < now - LEFT_OVER_SECONDS}
+        if not long:
+            return set()
+        self._kept_until = now + KEPT_SECONDS  # else they would be handed over again at once
+        return await self._ledger.run(sessions_claim, keys=long, owner=self.owner)
+
+    async def _look_at_waiting(self) -> None:
+        for follower in self.followers.values():
+            follower.look_at_waiting()
+
+    async def _follow_symbols(self) -> None:
+        """Subscribe symbols where an exchange wants that: those that any unfinished order is on."""
+        keys = [key for key, follower in self.followers.items() if follower.hears_symbols]
+        for key, counts in (await self._ledger.run(symbols_in_use, keys)).items() if keys else ():
+            if (follower := self.followers.get(key)) is not None:
+                follower.follow_symbols(counts.keys())
 
     async def _renewed(self) -> set[StreamKey]:
         """Renew the leases at half their life; return the streams that are still ours."""
         now = asyncio.get_running_loop().time()
         if now - self._renewed_at < RENEW_SECONDS:
             return set(self.followers)
+        await self._ledger.run(presence_renew, owner=self.owner)
         held = await self._ledger.run(sessions_renew, owner=self.owner)
         self._renewed_at = now
         return held

@@ -12,10 +12,11 @@ from orders.services.deliveries import take_over_expired
 from orders.services.failed_orders import failed_orders_retry_due
 from orders.services.losses import losses_sweep
 from orders.services.queue import due_run, sweep
+from orders.side_by_side import side_by_side
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.sessions import sessions_unwatched
-from tracking.watch import Source, accounts_by_source, streams_wanted
+from tracking.watch import Source, StreamKey, accounts_by_source, streams_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,21 @@ def failed_orders_retry() -> int:
 
 
 def reconcile_unwatched() -> int:
-    """Reconcile the accounts that no living streams process follows; return how many."""
-    done = 0
-    for key in sorted(sessions_unwatched(streams_wanted())):
-        try:
-            done += reconcile_account(account_id=key.account_id, market_type=key.market_type).ran
-        except (ExchangeError, TimeoutError) as exc:
-            logger.warning("Account %s %s could not be reconciled: %s", *key, exc)
-    return done
+    """Reconcile the accounts that no living streams process follows; return how many.
+
+    So many side by side: one whose exchange does not answer holds up no other.
+    """
+    return sum(side_by_side(_reconcile_one, sorted(sessions_unwatched(streams_wanted()))))
+
+
+def _reconcile_one(key: StreamKey) -> bool:
+    try:
+        return reconcile_account(account_id=key.account_id, market_type=key.market_type).ran
+    except (ExchangeError, TimeoutError) as exc:
+        logger.warning("Account %s %s could not be reconciled: %s", *key, exc)
+    except Exception:  # one account's trouble is not the others'
+        logger.exception("Account %s %s could not be reconciled", *key)
+    return False
 
 
 def instruments_load(loaded: Collection[Source] = ()) -> set[Source]:

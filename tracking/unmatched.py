@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography.fernet import InvalidToken
 from django.db import transaction
 from django.db.models import Q
 from pydantic import TypeAdapter
 
+from exchanges.adapters.secrets import Masker
 from exchanges.adapters.types import STOP_TYPES, VENUE_CLOSED, OrderReport, UnreadableMessage
 from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.events import EventsLogged, publish
-from orders.models import EventType, OpenOrder, OrderEvent, Placement
+from orders.models import EventSource, EventType, OpenOrder, OrderEvent, Placement
 from orders.services.applied import Applied
+from orders.services.externals import External, externals_count
 from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession, UnmatchedReport
@@ -37,6 +40,7 @@ State = UnmatchedReport.State
 OUR_SHAPE = re.compile(r"th[0-9A-Z]{26}[0-9]{4}")  # `orders.models.intent.client_order_id`
 _REPORTS = TypeAdapter(OrderReport)
 _TEXT_LENGTH = 20_000
+UNREADABLE_KEPT = 1000  # per account
 _AT_ONCE = 500
 
 
@@ -61,20 +65,36 @@ class Retried:
 
 
 def unreadable_keep(*, key: StreamKey, message: UnreadableMessage) -> None:
-    """Store what nobody could read or apply, as it came; nothing is guessed from it."""
-    logger.error(
-        "A stream message of account %s %s could not be used (%s); kept as it came",
-        *key,
-        message.error,
-    )
+    """Store what nobody could read or apply, as it came; nothing is guessed from it.
+
+    Without the account's secrets, cut to a length, and the latest only: an exchange that begins to say
+    something new says it all day.
+    """
+    mask = Masker(*_secrets(key))
+    error = mask(message.error)
+    logger.error("A stream message of account %s %s could not be used (%s); kept as it came", *key, error)
+    text = mask(message.text[: 2 * _TEXT_LENGTH], limit=2 * _TEXT_LENGTH)[:_TEXT_LENGTH]
     UnmatchedReport.objects.create(
         account_id=key.account_id,
         market_type=key.market_type,
         state=State.UNREADABLE,
-        report={"text": message.text[:_TEXT_LENGTH]},
-        error=message.error[:500],
+        report={"text": text.replace("\0", "\ufffd")},  # PostgreSQL keeps no NUL
+        error=error.replace("\0", "\ufffd")[:500],
         received_at=database_now(),
     )
+    kept = UnmatchedReport.objects.filter(account_id=key.account_id, state=State.UNREADABLE)
+    old = list(kept.order_by("-pk").values_list("pk", flat=True)[UNREADABLE_KEPT : UNREADABLE_KEPT + 1])
+    if old:
+        kept.filter(pk__lte=old[0]).delete()
+
+
+def _secrets(key: StreamKey) -> tuple[str, ...]:
+    account = Account.objects.get(pk=key.account_id)
+    try:
+        keys = account.credentials
+    except InvalidToken:
+        return ()  # keys that cannot be read are in no message either
+    return tuple(filter(None, (keys.api_key, keys.api_secret, keys.passphrase)))
 
 
 def unmatched_keep(*, key: StreamKey, reports: Sequence[OrderReport], source: str) -> None:
@@ -140,7 +160,42 @@ def unmatched_retry(*, key: StreamKey, source: str, settled_before: datetime | N
             foreign.append(row)
     if foreign:
         _externals_make(key, foreign, source, now)
+        _slots_count(key, {row.symbol for row in foreign})
     return Retried(applied, len(foreign), len(rows) - len(foreign), waits_for_stop)
+
+
+def externals_gone(
+    *, key: StreamKey, listed: Sequence[OrderReport], symbols: Collection[str] | None, before: datetime
+) -> int:
+    """Let external orders go that the exchange does not list any more; return how many.
+
+    `symbols`: those that were listed, None: all. What was heard of since `before`, when the list was asked
+    for, is left alone.
+    """
+    rows = UnmatchedReport.objects.filter(
+        account_id=key.account_id, market_type=key.market_type, is_open=True, received_at__lt=before
+    )
+    if symbols is not None:
+        rows = rows.filter(symbol__in=symbols)
+    names = {(report.symbol, report.exchange_order_id) for report in listed}
+    gone = [row for row in rows if (row.symbol, row.exchange_order_id) not in names]
+    if not gone:
+        return 0
+    now, user_id = database_now(), _user_id(key)
+    with transaction.atomic():
+        _lock_account(key)
+        still = UnmatchedReport.objects.filter(pk__in=[row.pk for row in gone], is_open=True)
+        left = set(still.values_list("pk", flat=True))
+        still.update(is_open=False)
+        log = []
+        for row in gone:
+            if row.pk in left:
+                event = _event(key, user_id, from_json(row.report), EventSource.RECONCILIATION, now)
+                event.before, event.after = event.after, ""
+                event.message = "An order that is not ours has ended; how, nobody told us"
+                log.append(event)
+        _log(log)
+    return len(left)
 
 
 def _row(key: StreamKey, report: OrderReport, now: datetime) -> UnmatchedReport:
@@ -229,9 +284,11 @@ def _externals_make(key: StreamKey, rows: list[UnmatchedReport], source: str, no
             else:
                 row.state = State.MATCHED  # its order is known by now, and shown by that row
             log.extend(_new_fills(key, user_id, kept, report, source, now))
-            kept.report = to_json(_newer(from_json(kept.report), report))
+            newest = _newer(from_json(kept.report), report)
+            kept.report, kept.is_open = to_json(newest), newest.status not in VENUE_CLOSED
         UnmatchedReport.objects.bulk_update(
-            {row.pk: row for row in (*rows, *known.values())}.values(), ["state", "report", "trade_ids"]
+            {row.pk: row for row in (*rows, *known.values())}.values(),
+            ["state", "report", "trade_ids", "is_open"],
         )
         _log(log)
 
@@ -259,9 +316,27 @@ def _externals_update(key: StreamKey, reports: list[OrderReport], source: str, n
             newer = _newer(before, report)
             if newer.status != before.status and newer.status in VENUE_CLOSED:
                 log.append(_event(key, user_id, newer, source, now))
-            row.report = to_json(newer)
-        UnmatchedReport.objects.bulk_update(changed.values(), ["report", "trade_ids"])
+            row.report, row.is_open = to_json(newer), newer.status not in VENUE_CLOSED
+        UnmatchedReport.objects.bulk_update(changed.values(), ["report", "trade_ids", "is_open"])
         _log(log)
+
+
+def _slots_count(key: StreamKey, symbols: Collection[str]) -> None:
+    """Count them against the caps at once; a slot that one of them gives back is found by reconciling."""
+    rows = UnmatchedReport.objects.filter(
+        account_id=key.account_id, market_type=key.market_type, is_open=True, symbol__in=symbols
+    )
+    by_symbol = by_lane([from_json(row.report) for row in rows])
+    externals_count(account_id=key.account_id, market_type=key.market_type, by_symbol=by_symbol, only=symbols)
+
+
+def by_lane(reports: Iterable[OrderReport]) -> dict[str, External]:
+    """Count orders of others by symbol; a stop that has triggered is a plain order by now."""
+    counts: dict[str, list[int]] = {}
+    for report in reports:
+        is_stop = report.conditional and not report.child_order_id
+        counts.setdefault(report.symbol, [0, 0])[is_stop] += 1
+    return {symbol: External(limit, stop) for symbol, (limit, stop) in counts.items()}
 
 
 def _externals(key: StreamKey, names: Iterable[str]) -> dict[tuple[str, str], UnmatchedReport]:
@@ -278,6 +353,8 @@ def _says_more(row: UnmatchedReport | None, report: OrderReport) -> bool:
     if row is None:
         return False
     before = from_json(row.report)
+    if not row.is_open and before.status not in VENUE_CLOSED and report.status not in VENUE_CLOSED:
+        return True  # it is back in the list
     if any(fill.trade_id not in row.trade_ids for fill in report.fills):
         return True
     return _newer(before, report) is report and (before.status, before.filled_quantity) != (

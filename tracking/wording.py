@@ -6,6 +6,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from exchanges.adapters.breaker import BreakerState
 from exchanges.adapters.exceptions import ErrorType
 from exchanges.adapters.types import MarketType
 from orders.listing import RESOLVING
@@ -90,6 +91,7 @@ EVENTS: dict[str, Promise] = {
     EventType.IMPOSSIBLE_REPORT: _("Impossible report"),
     EventType.EXTERNAL: _("Not our order"),
     EventType.STREAM: _("Stream"),
+    EventType.BREAKER: _("Way to the exchange"),
     EventType.OPERATOR: _("Operator"),
 }
 
@@ -102,6 +104,7 @@ SOURCES: dict[str, Promise] = {
     EventSource.OPERATOR: _("by operator"),
     EventSource.QUEUE: _("by the queue"),
     EventSource.GUARD: _("by a guard"),
+    EventSource.BREAKER: _("by the circuit breaker"),
 }
 
 SESSIONS: dict[str, Promise] = {
@@ -109,6 +112,12 @@ SESSIONS: dict[str, Promise] = {
     SessionStatus.CONNECTED: _("connected"),
     SessionStatus.DISCONNECTED: _("disconnected"),
     SessionStatus.ERROR: _("faulty"),
+}
+
+BREAKERS: dict[str, Promise] = {
+    BreakerState.CLOSED: _("restored"),
+    BreakerState.OPEN: _("interrupted"),
+    BreakerState.HALF_OPEN: _("being tried"),
 }
 
 STREAMS: dict[str, Promise] = {

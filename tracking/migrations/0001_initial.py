@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
                 ('symbol', models.CharField(blank=True, default='', max_length=48)),
                 ('client_order_id', models.CharField(blank=True, default='', max_length=64)),
                 ('exchange_order_id', models.CharField(blank=True, default='', max_length=64)),
-                ('state', models.CharField(choices=[('WAITING', 'May still be ours'), ('MATCHED', 'Turned out to be ours'), ('EXTERNAL', 'Not ours'), ('UNREADABLE', 'Could not be read')], default='WAITING', max_length=12)),
+                ('state', models.CharField(choices=[('WAITING', 'May still be ours'), ('MATCHED', 'Belongs to a known order'), ('EXTERNAL', 'Not ours'), ('UNREADABLE', 'Could not be read')], default='WAITING', max_length=12)),
                 ('report', models.JSONField(default=dict)),
                 ('trade_ids', models.JSONField(blank=True, default=list)),
                 ('error', models.CharField(blank=True, default='', max_length=500)),

@@ -34,6 +34,7 @@ _WORDS: dict[str, Mapping[str, Any]] = {
     "source": wording.SOURCES,
     "session": wording.SESSIONS,
     "stream": wording.STREAMS,
+    "breaker": wording.BREAKERS,
 }
 
 

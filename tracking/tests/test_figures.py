@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from django.template.loader import render_to_string
+from django.utils import translation
 
+from orders.models import EventSource, EventType
 from tracking.templatetags import figures
 
 
@@ -57,3 +60,29 @@ class TestMoment:
             '<time datetime="2026-07-21T12:34:56.789+00:00" '
             'title="2026-07-21 12:34:56.789 UTC">12:34:56</time>'
         )
+
+
+class TestEventRow:
+    @pytest.mark.parametrize(
+        ("language", "state", "words"),
+        [
+            ("en", "OPEN", "Way to the exchange interrupted"),
+            ("en", "CLOSED", "Way to the exchange restored"),
+            ("ko", "OPEN", "거래소 연결 끊김"),
+            ("ko", "CLOSED", "거래소 연결 복구됨"),
+        ],
+    )
+    def test_says_in_the_readers_language_whether_an_exchange_can_be_reached(
+        self, language: str, state: str, words: str
+    ) -> None:
+        row = {
+            "type": EventType.BREAKER,
+            "after": state,
+            "source": EventSource.BREAKER,
+            "created_at": datetime(2026, 7, 21, tzinfo=UTC),
+        }
+
+        with translation.override(language):
+            drawn = render_to_string("positions/rows/events.html", {"row": row})
+
+        assert f"<b>{words}</b>" in drawn

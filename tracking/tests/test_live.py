@@ -58,6 +58,7 @@ class TestAffectedBy:
             "positions",
             "orders",
             "waiting",
+            "externals",
             "failed",
             "trades",
             "streams",

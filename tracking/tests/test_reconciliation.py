@@ -322,6 +322,43 @@ class TestReconcileCommand:
 
         assert failed.value.returncode == 2
 
+    def test_check_finds_what_differs_of_an_account_that_nobody_trades_any_more(
+        self, account: Account, exchange: FakeExchange, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        account.strategy_accounts.all().delete()
+        exchange.orders["900"] = report()
+
+        with pytest.raises(SystemExit) as ended:
+            call_command("reconcile", "--check", "--account", str(account.pk))
+
+        assert ended.value.code == 1
+        assert "web" not in capsys.readouterr().err
+
+    def test_check_exits_2_rather_than_1_when_it_could_not_look_everywhere(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        placement = make_resting(account)
+        exchange.end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+        exchanges.of(make_account()).fails_with = OutcomeUnknown("connection lost", venue="fake")
+        with pytest.raises(CommandError) as failed:
+            call_command("reconcile", "--check")
+        assert failed.value.returncode == 2
+
+    def test_writes_down_who_asked_and_nothing_for_a_look(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        call_command("reconcile", "--check")
+        assert OrderEvent.objects.exists() is False
+        call_command("reconcile")
+        event = OrderEvent.objects.get()
+        assert (event.type, event.message) == (EventType.OPERATOR, "manage.py reconcile of every account")
+        assert " at " in event.data["by"]
+
+    @pytest.mark.parametrize("text", ["abc", "1.5", ""])
+    def test_wants_a_number(self, account: Account, text: str) -> None:
+        with pytest.raises(CommandError, match="--account"):
+            call_command("reconcile", f"--account={text}")
+
     def test_exits_2_for_an_account_that_does_not_exist(self, account: Account) -> None:
         with pytest.raises(CommandError, match="no account 999999"):
             call_command("reconcile", "--account", "999999")

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.models import F
 
+from exchanges import runtime
 from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import OrderRef, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import Fill, OrderRef, OrderReport, VenueOrderStatus
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import (
@@ -33,6 +37,7 @@ from orders.services.cancellation import cancels_send
 from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
 from tracking import resolver
+from tracking.fetching import Question, orders_fetch
 from tracking.resolver import gaps_sweep, resolve
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import (
@@ -46,6 +51,7 @@ from tracking.tests.making import (
     send,
     wait_until,
 )
+from tracking.watch import StreamKey
 
 pytestmark = pytest.mark.django_db(transaction=True)
 # Planned 60 s ago: `send_by` and everything that is added to it has passed.
@@ -68,6 +74,19 @@ def lost(exchange: FakeExchange, account: Account, placement: Placement) -> None
     """Send an order whose answer never comes back."""
     exchange.lose_answer(placement.client_order_id, OutcomeUnknown("read timed out", venue="fake"))
     send(account, [placement])
+
+
+def hear(account: Account, exchange: FakeExchange, placement: Placement) -> None:
+    """Hear how an order stands now, fills and all."""
+    (answer,) = runtime.run(orders_fetch(exchange, [Question(placement.to_ref(), Decimal(0))]), 5)
+    assert isinstance(answer, OrderReport)
+    apply_reports(
+        account_id=account.pk,
+        market_type=FUTURES,
+        reports=[answer],
+        source=EventSource.RESOLVER,
+        now=database_now(),
+    )
 
 
 def due_now() -> None:
@@ -108,6 +127,34 @@ class TestResolveOfSubmittingOrders:
         assert open_order(placement) is None
         assert TradeExecution.objects.count() == 2
         assert StrategyPosition.objects.get().quantity == Decimal(1)
+
+    def test_settles_the_others_where_one_answer_cannot_be_written_down(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        booked = make_resting(account)
+        exchange.fill(booked.client_order_id, announce=False)
+        hear(account, exchange, booked)
+        taken = TradeExecution.objects.get()
+        bad, good = make_order(account), make_order(account)
+        for placement in (bad, good):
+            lost(exchange, account, placement)
+        exchange.fill(bad.client_order_id, announce=False)
+
+        async def somebody_elses(ref: OrderRef) -> list[Fill]:
+            (fill,) = await fetch(ref)
+            return [replace(fill, trade_id=taken.trade_id, exchange_order_id=taken.exchange_order_id)]
+
+        fetch, exchange.fetch_executions = exchange.fetch_executions, somebody_elses  # type: ignore[method-assign]
+        due_now()
+
+        resolve()
+
+        assert (_status(bad), _status(good)) == (OrderStatus.SUBMITTING, OrderStatus.NEW)
+        assert TradeExecution.objects.count() == 1
+        order = open_order(bad)
+        assert order is not None
+        assert order.ask_at is not None  # it is asked for again
+        assert order.ask_at > database_now()
 
     def test_asks_nothing_before_it_is_time(self, account: Account, exchange: FakeExchange) -> None:
         make_order(account)
@@ -265,6 +312,24 @@ class TestResolveOfSubmittingOrders:
         assert waiting is not None
         assert (waiting.status, waiting.not_found_count) == (OrderStatus.SUBMITTING, 0)
 
+    def test_settles_accounts_side_by_side(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What follows may ask an exchange again. Both wait for each other here."""
+        other = make_account()
+        for one in (account, other):
+            make_order(one, planned_at=long_ago(**HOPELESS))
+        meeting = threading.Barrier(2, timeout=10)
+        settle = resolver._settle
+
+        def meet(key: StreamKey, cases: Sequence[Any], answers: Sequence[Any]) -> None:
+            meeting.wait()
+            settle(key, cases, answers)
+
+        monkeypatch.setattr(resolver, "_settle", meet)
+        assert resolve() == 2
+        assert set(OpenOrder.objects.values_list("not_found_count", flat=True)) == {1}
+
     def test_settles_one_account_although_another_exchange_never_answers(
         self,
         account: Account,
@@ -390,6 +455,25 @@ class TestGapsSweep:
 
         assert gaps_sweep() == 0
         assert StrategyPosition.objects.get().quantity == Decimal("0.5")
+
+    def test_of_one_account_that_cannot_be_had_keep_no_other_from_its_own(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        other = make_account()
+        for one in (account, other):
+            placement = make_resting(one)
+            exchanges.of(one).fill(placement.client_order_id, quantity=Decimal("0.5"), announce=False)
+            counted = F("filled_quantity") + Decimal("0.5")
+            Placement.objects.filter(pk=placement.pk).update(exchange_filled_quantity=counted)
+
+        async def unreadable(ref: OrderRef) -> list[Fill]:
+            raise ValueError("an answer that nobody expected")
+
+        exchange.fetch_executions = unreadable  # type: ignore[method-assign]
+
+        assert gaps_sweep() == 2
+
+        assert StrategyPosition.objects.get().account == other
 
 
 class OpenOrderDue:

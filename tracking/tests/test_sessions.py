@@ -3,12 +3,15 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.db.models.functions import Now
 
 from exchanges.models import Account
 from orders.models import EventType, OrderEvent, Strategy, StrategyAccount
 from tracking.models import OrderTrackingSession, SessionStatus
 from tracking.sessions import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
     session_release,
     sessions_claim,
     sessions_ensure,
@@ -93,6 +96,9 @@ class TestSessionsClaim:
 
 
 class TestSessionsRenew:
+    def test_comes_at_half_the_life_of_a_lease(self) -> None:
+        assert RENEW_SECONDS * 2 == LEASE_SECONDS == settings.STREAM_LEASE_SECONDS
+
     def test_makes_the_lease_longer(self, account: Account) -> None:
         sessions_claim(keys={key_of(account)}, owner="a")
         expire()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import OperationalError
@@ -37,12 +39,16 @@ from orders.models import (
 from orders.services.settlement import apply_reports
 from orders.services.waiting import pending_for
 from orders.tests.factories import Gate
-from tracking import applying, follower
+from tracking import applying, follower, streams
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
+from tracking.sessions import session_release
+from tracking.sharing import processes_alive
 from tracking.streams import Streams
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import make_account, make_order, make_resting, open_order, report, wait_until
 from tracking.tests.running import streams_process
+from tracking.unmatched import Retried, unmatched_retry
+from tracking.watch import StreamKey
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -72,6 +78,30 @@ def connected(exchange: FakeExchange) -> Iterator[Streams]:
     with streams_process() as process:
         wait_until(is_connected)
         yield process
+
+
+class TestReportsOfOthers:
+    def test_are_looked_at_although_they_came_while_others_were(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second report is stored after the look at the waiting ones has begun, and before it ended."""
+        really, stored = unmatched_retry, threading.Event()
+
+        def slow(**asked: Any) -> Retried:
+            found = really(**asked)
+            if found.external == 1 and not stored.is_set():
+                exchange._keep(report(exchange_order_id="901", client_order_id="web_2"), announce=True)
+                wait_until(UnmatchedReport.objects.filter(client_order_id="web_2").exists)
+                stored.set()
+            return found
+
+        monkeypatch.setattr(follower, "unmatched_retry", slow)
+        with streams_process():
+            wait_until(is_connected)
+            exchange._keep(report(client_order_id="web_1"), announce=True)
+            external = UnmatchedReport.objects.filter(state=UnmatchedReport.State.EXTERNAL)
+            wait_until(lambda: external.count() == 2)
+        assert stored.is_set()
 
 
 class TestStreams:
@@ -142,6 +172,53 @@ class TestStreams:
         wait_until(lambda: exchange._listeners and exchange._listeners[0] is not before)
 
         assert session().owner == connected.owner
+
+    def test_follows_again_what_a_step_that_failed_half_way_had_left(
+        self,
+        account: Account,
+        connected: Streams,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        failed: list[str] = []
+
+        def away_once() -> int:
+            if not failed and not exchange._listeners:
+                failed.append("the old stream has ended, the new one has not begun")
+                raise OperationalError("the connection was lost")
+            return processes_alive()
+
+        monkeypatch.setattr(streams, "RENEW_SECONDS", 0.1)
+        monkeypatch.setattr(streams, "processes_alive", away_once)
+        account.credentials = type(account.credentials)("other key", "other secret")
+        account.save()
+        wait_until(lambda: failed)
+
+        wait_until(lambda: exchange._listeners)
+
+        assert session().owner == connected.owner
+
+    def test_gives_back_what_it_could_not_give_back_at_once(
+        self,
+        account: Account,
+        connected: Streams,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        failed: list[str] = []
+
+        def away_once(*, key: StreamKey, owner: str, reason: str) -> None:
+            if not failed:
+                failed.append(reason)
+                raise OperationalError("the connection was lost")
+            session_release(key=key, owner=owner, reason=reason)
+
+        monkeypatch.setattr(streams, "RENEW_SECONDS", 0.1)
+        monkeypatch.setattr(follower, "session_release", away_once)
+        Account.objects.filter(pk=account.pk).update(is_active=False)
+        wait_until(lambda: failed)
+
+        wait_until(lambda: session().owner == "")  # else nobody could follow it when it is wanted again
 
 
 class TestFollower:
@@ -268,6 +345,20 @@ class TestFollower:
 
         wait_until(lambda: open_order(placement) is None)
         assert UnmatchedReport.objects.get().state == UnmatchedReport.State.UNREADABLE
+
+    def test_looks_what_an_unreadable_message_may_have_told(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        """Seen with a message that was broken off: its fill was found half a minute later."""
+        wait_until(lambda: session().last_reconciled_at is not None)  # after the connect; not again soon
+        placement = make_resting(account)
+        wait_until(lambda: OrderEvent.objects.filter(type=EventType.ACCEPTED).exists())
+        exchange.fill(placement.client_order_id, announce=False)
+
+        exchange.push(UnreadableMessage('{"e":"ORDER_TRADE_UPD', "Unterminated string"))
+
+        wait_until(lambda: open_order(placement) is None, seconds=3)
+        assert TradeExecution.objects.count() == 1
 
     def test_keeps_a_report_that_cannot_be_applied_and_applies_the_others(
         self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch

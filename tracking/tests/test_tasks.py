@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -13,7 +15,7 @@ from django_q.models import Schedule
 
 from exchanges.adapters.exceptions import OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import VenueOrderStatus
+from exchanges.adapters.types import OrderReport, VenueOrderStatus
 from exchanges.models import Account, Instrument
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession
@@ -123,6 +125,27 @@ class TestReconcileUnwatched:
         assert reconcile_unwatched() == 1
 
         assert open_order(placement) is None
+
+    def test_lets_no_account_wait_for_another(
+        self, account: Account, exchange: FakeExchange, exchanges: Exchanges
+    ) -> None:
+        """The first one's exchange answers only once the second one's has been asked."""
+        other = make_account()
+        asked = threading.Event()
+        waits, rings = exchange.fetch_open_orders, exchanges.of(other).fetch_open_orders
+
+        async def wait(symbol: str | None = None) -> list[OrderReport]:
+            assert await asyncio.to_thread(asked.wait, 10)
+            return await waits(symbol)
+
+        async def ring(symbol: str | None = None) -> list[OrderReport]:
+            asked.set()
+            return await rings(symbol)
+
+        exchange.fetch_open_orders = wait  # type: ignore[method-assign]
+        exchanges.of(other).fetch_open_orders = ring  # type: ignore[method-assign]
+
+        assert reconcile_unwatched() == 2
 
 
 class TestInstrumentsLoad:

@@ -142,7 +142,7 @@ class TestPositionsView:
             counts.append(len(queries))
 
         looking_back = 2 if connection.vendor == "postgresql" else 0
-        assert counts == [13 + looking_back] * 2
+        assert counts == [14 + looking_back] * 2
 
 
 class TestStreams:

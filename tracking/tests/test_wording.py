@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from exchanges.adapters.breaker import BreakerState
 from exchanges.adapters.exceptions import ErrorType
 from exchanges.models import Market
 from orders.listing import RESOLVING
@@ -30,6 +31,7 @@ class TestWords:
             (wording.EVENTS, EventType),
             (wording.SOURCES, EventSource),
             (wording.SESSIONS, SessionStatus),
+            (wording.BREAKERS, BreakerState),
             (wording.STREAMS, StreamState),
             (wording.REFUSALS, [*Code, *ResolutionCode]),
             (live.AFFECTED, EventType),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 import sys
 import time
 from typing import Any
@@ -10,6 +12,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account
+from orders.services.switches import operator_log
+from tracking.on_demand import markets_of
 from tracking.reconciliation import Reconciled, reconcile_account
 from tracking.resolver import resolve
 from tracking.watch import StreamKey, streams_wanted
@@ -30,7 +34,11 @@ class Command(BaseCommand):
         keys = self._keys(options["account"])
         check_only: bool = options["check"]
         if not check_only:
-            resolve()
+            resolve(account_id=options["account"])
+            whose = "every account" if options["account"] is None else f"account {options['account']}"
+            operator_log(
+                f"manage.py reconcile of {whose}", by=f"{getpass.getuser()} at {socket.gethostname()}"
+            )
         differ = failed = 0
         for key in keys:
             name = f"account {key.account_id} {key.market_type}"
@@ -38,7 +46,7 @@ class Command(BaseCommand):
                 result = self._run(key, check_only)
             except (ExchangeError, TimeoutError) as exc:
                 failed += 1
-                self.stderr.write(f"{name}: {exc}")
+                self.stderr.write(f"{name}: {exc or 'the exchange has not answered in time'}")
                 continue
             differ += bool(result.differences or result.positions)
             failed += bool(result.errors) or not result.ran
@@ -54,17 +62,22 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _keys(self, account_id: int | None) -> list[StreamKey]:
-        keys = sorted(key for key in streams_wanted() if account_id in (None, key.account_id))
-        if account_id is not None and not Account.objects.filter(pk=account_id).exists():
+        if account_id is None:
+            return sorted(streams_wanted())
+        account = Account.objects.filter(pk=account_id).first()
+        if account is None:
             raise CommandError(f"There is no account {account_id}", returncode=2)
-        return keys
+        return markets_of(account)
 
     def _run(self, key: StreamKey, check_only: bool) -> Reconciled:
         """Reconcile one account; wait for a run that is under way and then look for oneself."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
             result = reconcile_account(
-                account_id=key.account_id, market_type=key.market_type, check_only=check_only
+                account_id=key.account_id,
+                market_type=key.market_type,
+                check_only=check_only,
+                on_demand=True,
             )
             if result.ran or time.monotonic() > until:
                 return result

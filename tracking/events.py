@@ -1,0 +1,12 @@
+"""Facts of this room that others may hear; told with `orders.events.publish`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """An exchange cannot be reached any more, or can again."""
+
+    base_url: str
