@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from notifications.models import Alert, Chat, GuardAlert
+from notifications.models import Alert, BreakerAlert, Chat, GuardAlert
 
 
 class RecordAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
@@ -34,6 +34,12 @@ class GuardAlertAdmin(RecordAdmin):
     list_display = ("trip_id", "outcome", "at")
     list_filter = ("outcome", "at")
     search_fields = ("=trip_id",)
+
+
+@admin.register(BreakerAlert)
+class BreakerAlertAdmin(RecordAdmin):
+    list_display = ("base_url", "is_down", "at")
+    search_fields = ("base_url",)
 
 
 @admin.register(Chat)

@@ -1,4 +1,4 @@
-"""Alerts of failed orders and loss guards: which still wait, telling them, and giving up after a day."""
+"""Alerts of failed orders, loss guards and breakers: which still wait, telling them, when to give up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from notifications import chats, formatting, guard_alerts, telegram
+from notifications import breaker_alerts, chats, formatting, guard_alerts, telegram
 from notifications.models import Alert, AlertOutcome
 from orders.models import DeliveryState, FailedOrder, FailedStatus, UserProfile
 
@@ -34,7 +34,7 @@ def alerts_deliver() -> None:
         return
     _drop_overdue()
     give_up_at = time.monotonic() + RUN_SECONDS
-    while guard_alerts.waiting().exists() or _waiting().exists():
+    while breaker_alerts.waiting() or guard_alerts.waiting().exists() or _waiting().exists():
         pause = _tell_next()
         if time.monotonic() + pause > give_up_at:
             return
@@ -50,6 +50,12 @@ def _tell_next() -> float:
     """Send one message if one can be sent; return how many seconds to wait before the next."""
     if held := chats.turn_take():
         return held
+    for outage in breaker_alerts.waiting()[:1]:
+        pause = _send(breaker_alerts.message_of(outage), about=f"{outage.exchange}'s breaker")
+        if not pause:
+            breaker_alerts.done(outage)
+            chats.turn_end(hold_seconds=chats.PACE_SECONDS)
+        return pause
     if (trip := guard_alerts.first_waiting()) is not None:  # rare, and the more urgent news
         pause = _send(guard_alerts.message_of(trip), about="a loss guard")
         if not pause:

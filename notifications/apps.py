@@ -10,8 +10,10 @@ class NotificationsConfig(AppConfig):
         from notifications import chats, listeners
         from notifications.schedules import schedule_register
         from orders import events
+        from tracking.events import BreakerChanged
 
         events.subscribe(events.OrderFailed, listeners.order_failed)
         events.subscribe(events.GuardTripped, listeners.guard_tripped)
+        events.subscribe(BreakerChanged, listeners.breaker_changed)
         events.carry_alerts(chats.is_configured)
         post_migrate.connect(schedule_register, sender=self)

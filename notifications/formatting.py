@@ -159,6 +159,41 @@ def guard_tripped(trip: Trip, *, language: str, time_zone: str) -> str:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """An exchange that cannot be reached, or can again. `served`: (environment, market type) at this URL."""
+
+    base_url: str
+    exchange: str
+    served: tuple[tuple[str, str], ...]
+    nodes: tuple[str, ...]
+    at: datetime
+    reason: str
+    is_down: bool
+
+
+def exchange_unreachable(outage: Outage, *, language: str, time_zone: str) -> str:
+    """Return the message about one exchange: that it is away, or back."""
+    with override(language):
+        at = f"{outage.at.astimezone(_zone(time_zone)):%m-%d %H:%M:%S %Z}"
+        served = ", ".join(f"{market} {environment}" for environment, market in outage.served)
+        names = {"exchange": outage.exchange}
+        where = " · ".join(filter(None, (served, outage.base_url)))
+        if not outage.is_down:
+            title = _("%(exchange)s answers again") % names
+            return f"✅ <b>{_text(title)}</b>\n{_text(where)} · {at}"
+        title = _("%(exchange)s cannot be reached") % names
+        seen = _("seen from %(machines)s") % {"machines": ", ".join(outage.nodes)}
+        what = _("Queued orders wait. Market orders fail at once. Cancels are still sent.")
+        lines = (
+            f"⛔ <b>{_text(title)}</b>",
+            f"{_text(where)} · {at} · {_text(seen)}",
+            f"<i>{_text(outage.reason[:WORDS_LENGTH])}</i>",
+            f"→ {_text(what)}",
+        )
+        return "\n".join(lines)
+
+
 def test_message(*, language: str) -> str:
     with override(language):
         return escape(

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from notifications import chats
 from orders.events import GuardTripped, OrderFailed
+from tracking.events import BreakerChanged
 
 logger = logging.getLogger(__name__)
 
@@ -63,5 +64,11 @@ def order_failed(fact: OrderFailed) -> None:
 
 def guard_tripped(fact: GuardTripped) -> None:
     """Have the alert of a loss guard sent soon. The trip's row is the alert."""
+    if chats.is_configured():
+        _bundler.ring()
+
+
+def breaker_changed(fact: BreakerChanged) -> None:
+    """Have it told soon that an exchange is away, or back. The breaker's row is the alert."""
     if chats.is_configured():
         _bundler.ring()

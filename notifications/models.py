@@ -39,6 +39,17 @@ class Alert(models.Model):
         return f"{self.failed_order_id}: {self.outcome}"
 
 
+class BreakerAlert(models.Model):
+    """What the chat was last told of an exchange that was away; the breakers' rows are the news."""
+
+    base_url = models.CharField(max_length=200, primary_key=True)
+    is_down = models.BooleanField()
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.base_url}: {'down' if self.is_down else 'back'}"
+
+
 class GuardAlert(models.Model):
     """A loss guard's trip whose alert is over and done with; the trip itself is the alert that waits."""
 
