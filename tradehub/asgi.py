@@ -16,9 +16,12 @@ django_application = get_asgi_application()
 from orders.services import warmup  # noqa: E402
 from orders.webhook.views import webhook  # noqa: E402
 from tracking.routing import websocket_urlpatterns  # noqa: E402
+from tradehub import processes  # noqa: E402
+from tradehub.models import ProcessKind  # noqa: E402
 
 if not settings.TESTING:  # a test that imports this module has no database to warm
     warmup.start()
+    processes.start(ProcessKind.WEB)
 
 application = ProtocolTypeRouter(
     {

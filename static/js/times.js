@@ -3,13 +3,14 @@
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const pad = (number) => String(number).padStart(2, "0");
 
-function clock(at) {
+export function clock(at) {
   const day = at.toDateString() === new Date().toDateString() ? "" : `${pad(at.getMonth() + 1)}-${pad(at.getDate())} `;
   return `${day}${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`;
 }
 
-function age(at) {
-  const seconds = Math.max(0, Math.round((Date.now() - at) / 1000));
+const age = (at) => span(Math.max(0, Math.round((Date.now() - at) / 1000)));
+
+export function span(seconds) {
   const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? UNITS.at(-1);
   const form = { style: "unit", unit, unitDisplay: "short" };
   return new Intl.NumberFormat(document.documentElement.lang, form).format(Math.floor(seconds / length));

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-ROOMS = ("exchanges", "orders", "tracking")
+ROOMS = ("exchanges", "orders", "tracking", "tradehub")
 
 
 def our_tables() -> set[str]:

@@ -18,6 +18,8 @@ from typing import Any
 from django_q.cluster import Cluster
 from django_q.management.commands import qcluster
 
+from tradehub import processes
+
 PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
 
 
@@ -39,5 +41,6 @@ class Command(qcluster.Command):  # type: ignore[misc]  # django-q2 has no types
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
         os.register_at_fork(after_in_child=after_in_child)
+        processes.listen_in_worker()
         qcluster.Cluster = CalmCluster  # the name by which the original makes its cluster
         super().handle(*args, **options)
