@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 ACCOUNTS = 8  # rounds take turns at them, or the exchange's order limits per account would be measured
 PAIRS = ACCOUNTS // 2
@@ -128,7 +129,7 @@ STRATEGIES: dict[str, tuple[int, ...]] = {
 }
 
 
-def provision_file(tokens: dict[str, str]) -> dict[str, object]:
+def provision_file(tokens: dict[str, str]) -> dict[str, Any]:
     """Return the input of `manage.py provision`: accounts, and strategies whose orders pass the queue."""
     user = "bench"
     return {

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 READY_SECONDS = 60
 STOP_SECONDS = 5
+Provision = Callable[[dict[str, str]], dict[str, Any]]
 KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "TMPDIR", "PATH", "REDIS_URL")
 
 
@@ -118,12 +119,22 @@ class Databases:
 class Site:
     """What all measurements share: secrets, the base database, the folder for logs."""
 
-    def __init__(self, databases: Databases, ports: Ports, folder: Path, *, cap: int) -> None:
+    def __init__(
+        self,
+        databases: Databases,
+        ports: Ports,
+        folder: Path,
+        *,
+        cap: int,
+        strategies: Iterable[str] = STRATEGIES,
+        provision: Provision = provision_file,
+    ) -> None:
         self.databases = databases
         self.ports = ports
         self.folder = folder
         self.cap = cap  # LIMIT orders that rest per book
-        self.tokens = {name: secrets.token_urlsafe(16) for name in STRATEGIES}
+        self.tokens = {name: secrets.token_urlsafe(16) for name in strategies}
+        self.provision = provision(self.tokens)
         self._secrets = {
             "SECRET_KEY": secrets.token_urlsafe(50),
             "FIELD_ENCRYPTION_KEYS": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
@@ -154,16 +165,27 @@ class Site:
         self.databases.create(name)
         env = self.environment(self.databases.url(name), "http://127.0.0.1:9")
         file = self.folder / "provision.json"
-        file.write_text(json.dumps(provision_file(self.tokens)))
+        file.write_text(json.dumps(self.provision))
         manage("migrate", "--verbosity", "0", env=env)
         manage("provision", str(file), env=env)
 
 
 @contextmanager
-def running_site(database_url: str, *, first_port: int, cap: int) -> Iterator[Site]:
-    """A prepared site; its databases are dropped at the end. `cap`: LIMIT orders that rest per book."""
+def running_site(
+    database_url: str,
+    *,
+    first_port: int,
+    cap: int,
+    strategies: Iterable[str] = STRATEGIES,
+    provision: Provision = provision_file,
+) -> Iterator[Site]:
+    """A prepared site; its databases are dropped at the end. `cap`: LIMIT orders that rest per book.
+
+    `provision` makes the input of `manage.py provision` of the tokens of `strategies`.
+    """
     with tempfile.TemporaryDirectory(prefix="tradehub-bench-") as folder:
-        site = Site(Databases(database_url), Ports(first_port), Path(folder), cap=cap)
+        databases, ports = Databases(database_url), Ports(first_port)
+        site = Site(databases, ports, Path(folder), cap=cap, strategies=strategies, provision=provision)
         try:
             site.prepare()
             yield site
@@ -220,7 +242,7 @@ class Web:
     def answers(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{HOST}:{self.port}/readyz", timeout=5) as answer:
+            with opener.open(f"http://{HOST}:{self.port}/readyz?for=webhooks", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
@@ -248,16 +270,16 @@ def web_processes(
         for _ in range(number):
             webs.append(Web(site, env))
             # One after the other: the first fills the table of instruments for all.
-            _wait_until_warm(webs, simulator)
+            _wait_until_warm(webs, simulator, accounts=len(site.provision["accounts"]))
         yield webs
     finally:
         for web in webs:
             web.stop()
 
 
-def _wait_until_warm(webs: list[Web], simulator: SimulatorProcess) -> None:
+def _wait_until_warm(webs: list[Web], simulator: SimulatorProcess, *, accounts: int) -> None:
     """Wait until the last web process has looked at every account, which ends its warm-up."""
-    wanted = (ACCOUNTS + 1) * len(webs)
+    wanted = accounts * len(webs)
     question = "binance-futures GET /fapi/v1/positionSide/dual"
     deadline = time.monotonic() + READY_SECONDS
     while True:
