@@ -220,7 +220,7 @@ class Site:
         port = port or free_port()
         daphne = ("daphne", "--bind", HOST, "--port", str(port), "--no-server-name")
         web = self.start("web", sys.executable, "-m", *daphne, "tradehub.asgi:application", port=port)
-        return web.wait_ready(lambda: _answers(f"{web.url}/readyz"))
+        return web.wait_ready(lambda: answers(f"{web.url}/readyz?for=webhooks"))
 
     def start_worker(self) -> Process:
         """Start qcluster and wait until it takes jobs."""
@@ -250,7 +250,8 @@ def post_webhook(web: Process, payload: Mapping[str, Any] | bytes, *, seconds: f
         return refused.code, json.load(refused)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Tell whether a GET of this URL is answered with 200."""
     # No proxy of the environment may stand between a test and its loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -21,8 +21,8 @@ from django_q.models import OrmQ, Schedule, Task
 from django_q.signing import SignedPackage
 
 from exchanges.administration import HistoryAdmin
-from exchanges.models import Account, Ban, ConfigVersion, LastPrice
-from notifications.models import Alert, Chat, GuardAlert
+from exchanges.models import Account, Ban, Breaker, ConfigVersion, LastPrice
+from notifications.models import Alert, BreakerAlert, Chat, GuardAlert
 from orders.models import (
     FailedOrder,
     KillSwitch,
@@ -47,6 +47,7 @@ from orders.tests.factories import (
     make_user,
 )
 from tracking.models import Lease, OrderTrackingSession, UnmatchedReport
+from tradehub.models import Process
 
 MODELS = sorted(admin.site._registry, key=lambda model: model._meta.label)
 SECRETS = ("key-of-", "secret-of-", "token-of-")
@@ -96,9 +97,12 @@ def make_rows(number: int) -> None:
         seen_at=NOON,
     )
     Ban.objects.create(base_url=f"http://{name}", until=NOON, reason="Too many requests")
+    Breaker.objects.create(base_url=f"http://{name}", node="here", exchange="binance", changed_at=NOON)
+    BreakerAlert.objects.create(base_url=f"http://{name}", is_down=True, at=NOON)
     OrderTrackingSession.objects.create(account=account, market_type="FUTURES")
     UnmatchedReport.objects.create(account=account, market_type="FUTURES", received_at=NOON)
     Lease.objects.create(name=name)
+    Process.objects.create(name=name, kind="web", started_at=NOON, seen_at=NOON)
     Chat.objects.create(name=name, held_until=NOON)
     GuardAlert.objects.create(trip_id=number, outcome="SENT", at=NOON)
     LossTrip.objects.create(
@@ -208,7 +212,7 @@ class TestTheAdmin:
 
         ours = {
             model
-            for room in ("exchanges", "orders", "tracking", "notifications")
+            for room in ("exchanges", "orders", "tracking", "notifications", "tradehub")
             for model in apps.get_app_config(room).get_models()
         }
 

@@ -170,11 +170,16 @@ class TestFailedOrders:
 
 @on_sqlite
 class TestUnknownOutcomes:
-    def test_are_decided_by_a_person_and_never_sent_again_before(
-        self, site: Site, web: Process, context: BrowserContext
+    @pytest.mark.parametrize("answers", [True, False])
+    def test_are_decided_by_a_person_once_the_exchange_has_been_asked(
+        self, site: Site, context: BrowserContext, answers: bool
     ) -> None:
+        if answers:
+            site.start_simulator("--fixed")
+            site.simulator.add_account(KEY, SECRET)
+        write(site, "people")
         write(site, "fill")
-        page = log_in(context, web)
+        page = log_in(context, site.start_web())
         unknown = page.locator("#failed-rows tr[id^=resolving]")
         expect(unknown.locator("[data-act=retry]")).to_have_attribute("aria-disabled", "true")
         expect(unknown.locator("[data-act=retry]")).to_have_attribute("title", re.compile("placed twice"))
@@ -187,8 +192,14 @@ class TestUnknownOutcomes:
         page.get_by_label("It was never placed").check()
         dialog(page).get_by_role("button", name="Decide").click()
 
-        expect(toast(page)).to_contain_text("Decided: ETH/USDT", timeout=30_000)
-        expect(unknown).to_have_count(0, timeout=SOON)
+        if answers:
+            expect(toast(page)).to_contain_text("Decided: ETH/USDT", timeout=30_000)
+            expect(unknown).to_have_count(0, timeout=SOON)
+            return
+        # Nobody can say yet that the exchange does not have the order.
+        expect(page.locator("#failed-dialog-problem")).not_to_be_empty(timeout=30_000)
+        expect(page.locator("#failed-dialog-problem")).not_to_have_text("Say which.", timeout=30_000)
+        expect(unknown).to_have_count(1)
 
 
 @on_sqlite
