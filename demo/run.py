@@ -182,7 +182,7 @@ def what_is_missing(env: dict[str, str]) -> str:
     web, simulator = f"http://127.0.0.1:{env['WEB_PORT']}", env["SIMULATOR_URL"]
     for name, url in (
         ("simulator", f"{simulator}/binance-futures/fapi/v1/ping"),
-        ("web server", f"{web}/readyz"),
+        ("web server", f"{web}/readyz?for=webhooks"),
     ):
         try:
             fetch(url)
