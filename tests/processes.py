@@ -15,10 +15,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +28,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -174,17 +177,20 @@ class Site:
     @contextmanager
     def on_sqlite(cls, directory: Path, **settings: str) -> Iterator[Site]:
         """A site in one file, without Redis: what the demo runs on."""
-        with cls(directory, f"sqlite:///{directory / 'site.sqlite3'}", settings=settings) as site:
-            site.manage("migrate", "--verbosity=0")
+        file = directory / "site.sqlite3"
+        migrated_file(file)
+        with cls(directory, f"sqlite:///{file}", settings=settings) as site:
             yield site
 
     @classmethod
     @contextmanager
     def on_services(cls, directory: Path, **settings: str) -> Iterator[Site]:
         """A site on PostgreSQL and Redis, in a database that is dropped at the end."""
-        with _database() as url, cls(directory, url, redis_url=REDIS_SERVER, settings=settings) as site:
+        with (
+            migrated_database() as url,
+            cls(directory, url, redis_url=REDIS_SERVER, settings=settings) as site,
+        ):
             redis.Redis.from_url(REDIS_SERVER, socket_timeout=5).flushdb()
-            site.manage("migrate", "--verbosity=0")
             yield site
 
     def __enter__(self) -> Self:
@@ -261,14 +267,60 @@ def answers(url: str) -> bool:
         return False
 
 
+# --- migrated databases: made once per process of the test run, copied from then on ---------------------
+
+
 @contextmanager
-def _database() -> Iterator[str]:
+def migrated_database() -> Iterator[str]:
+    """A migrated, empty database on the PostgreSQL of the tests, dropped at the end; yields its URL."""
     name = f"{NAME_PREFIX}_{secrets.token_hex(4)}"
+    _on_server("CREATE DATABASE {} TEMPLATE {}", name, _template_database())
+    try:
+        yield _url_of(name)
+    finally:
+        _on_server("DROP DATABASE {} WITH (FORCE)", name)
+
+
+def migrated_file(path: Path) -> None:
+    """Write a migrated, empty SQLite database."""
+    shutil.copyfile(_template_file(), path)
+
+
+def drop_templates() -> None:
+    """Take away what the functions above have made to copy from."""
+    if _template_database.cache_info().currsize:
+        _on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", _template_database())
+        _template_database.cache_clear()
+    if _template_file.cache_info().currsize:
+        shutil.rmtree(_template_file().parent, ignore_errors=True)
+        _template_file.cache_clear()
+
+
+@cache
+def _template_database() -> str:
+    name = f"{NAME_PREFIX}_template_{secrets.token_hex(4)}"
+    _on_server("CREATE DATABASE {}", name)
+    _migrate(_url_of(name))
+    return name
+
+
+@cache
+def _template_file() -> Path:
+    file = Path(tempfile.mkdtemp(prefix="tradehub-migrated-")) / "site.sqlite3"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+def _migrate(database_url: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, Site(Path(folder), database_url) as site:
+        site.manage("migrate", "--verbosity=0")
+
+
+def _url_of(name: str) -> str:
+    return urlunsplit(urlsplit(DATABASE_SERVER)._replace(path=f"/{name}"))
+
+
+def _on_server(statement: str, *names: str) -> None:
     server = DATABASE_SERVER.replace("postgres://", "postgresql://", 1)
     with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    try:
-        yield urlunsplit(urlsplit(DATABASE_SERVER)._replace(path=f"/{name}"))
-    finally:
-        with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

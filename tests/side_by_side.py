@@ -6,6 +6,7 @@ A plugin, not a conftest: it has to be there before Django's settings are read.
 from __future__ import annotations
 
 import os
+import sys
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -23,6 +24,11 @@ def _database_of_its_own(name: str) -> None:
 
 for variable in ("REDIS_URL", "TEST_REDIS_URL"):
     _database_of_its_own(variable)
+
+
+def pytest_sessionfinish() -> None:
+    if (processes := sys.modules.get("tests.processes")) is not None:
+        processes.drop_templates()
 
 
 @pytest.hookimpl(trylast=True)

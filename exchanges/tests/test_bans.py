@@ -24,6 +24,7 @@ from exchanges.bans import ban_record, bans_obey
 from exchanges.models import Ban
 from exchanges.simulator.testing import SimulatorProcess
 from exchanges.tests.scripted import Reply, ScriptedServer
+from tests.processes import migrated_file
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +204,7 @@ class TestTwoProcesses:
             "DOTENV": str(tmp_path / "none"),
             "SIMULATOR_URL": simulator.url,
         }
-        migrate = [sys.executable, "manage.py", "migrate", "exchanges", "--verbosity", "0"]
-        subprocess.run(migrate, cwd=ROOT, env=environment, check=True, timeout=60)
+        migrated_file(tmp_path / "db.sqlite3")
         with ExitStack() as ending:
             first, second = _Child(environment), _Child(environment)
             ending.callback(first.end)

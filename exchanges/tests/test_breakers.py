@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,7 +23,8 @@ from exchanges.breakers import breaker_record, breaker_states, breakers_adopt, n
 from exchanges.models import Breaker
 from exchanges.simulator.testing import SimulatorProcess
 from exchanges.tests.scripted import Reply, ScriptedServer
-from exchanges.tests.test_bans import ROOT, _Child, wait_until
+from exchanges.tests.test_bans import _Child, wait_until
+from tests.processes import migrated_file
 
 pytestmark = pytest.mark.django_db(transaction=True)
 URL = "http://127.0.0.1:9600"
@@ -176,8 +175,7 @@ class TestTwoProcesses:
             "SIMULATOR_URL": simulator.url,
             "EXCHANGE_BREAKER_SECONDS": "5",
         }
-        migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-        subprocess.run(migrate, cwd=ROOT, env=environment, check=True, timeout=120)
+        migrated_file(tmp_path / "db.sqlite3")
         with ExitStack() as ending:
             first, second = _Child(environment), _Child(environment)
             ending.callback(first.end)

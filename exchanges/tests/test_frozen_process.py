@@ -42,7 +42,9 @@ print(type(result).__name__)
 
 def start(simulator: SimulatorProcess, mode: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CHILD, simulator.futures_url, mode, str(SUBMIT_WITHIN_SECONDS)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    # Whoever waits for long gives a database connection back, so it has to know of one.
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tradehub.settings", "DEBUG": "true"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 class TestDeadline:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Process, Site, post_webhook
-from tests.servers import RedisServer, own_postgres, own_redis
+from tests.processes import Process, Site, migrated_database, post_webhook
+from tests.servers import RedisServer, own_redis
 from tests.services.conftest import CONFIG, QUICK, STRATEGIES
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(150)]
@@ -25,14 +25,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def web(tmp_path: Path, redis_server: RedisServer) -> Iterator[Process]:
-    with own_postgres() as postgres:
-        url = postgres.create_database("tradehub")
-        with Site(tmp_path, url, redis_url=redis_server.url, settings=QUICK) as site:
-            site.manage("migrate", "--verbosity=0")
-            site.start_simulator("--fixed")
-            (tmp_path / "provision.json").write_text(json.dumps(CONFIG | {"strategies": STRATEGIES}))
-            site.manage("provision", str(tmp_path / "provision.json"))
-            yield site.start_web()
+    with (
+        migrated_database() as url,
+        Site(tmp_path, url, redis_url=redis_server.url, settings=QUICK) as site,
+    ):
+        site.start_simulator("--fixed")
+        (tmp_path / "provision.json").write_text(json.dumps(CONFIG | {"strategies": STRATEGIES}))
+        site.manage("provision", str(tmp_path / "provision.json"))
+        yield site.start_web()
 
 
 class TestWebhook:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from tests.processes import migrated_file
+
 SECONDS = 30
 
 
@@ -32,7 +34,7 @@ class Worker:
             "DOTENV": os.devnull,
             "DATABASE_URL": f"sqlite:///{folder / 'worker.sqlite3'}",
         }
-        self.manage("migrate", "--verbosity", "0")
+        migrated_file(folder / "worker.sqlite3")
         with self.log.open("wb") as log:
             self.main = subprocess.Popen(
                 [sys.executable, "manage.py", "qcluster"],
