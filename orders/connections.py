@@ -1,4 +1,4 @@
-"""Database connections that died while nobody used them."""
+"""Database connections that died: how one tells, and reading once more on another one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+# PostgreSQL ended a transaction that nobody went on with: its process was frozen, and has been thawed since.
+_SLEPT_TOO_LONG = "25P03"
+
+
+def is_away(exc: BaseException) -> bool:
+    """Tell whether it is the database, or the way to it, that fails, and not what was asked of it."""
+    if isinstance(exc, InternalError):
+        return getattr(exc.__cause__, "sqlstate", None) == _SLEPT_TOO_LONG
+    return isinstance(exc, OperationalError | InterfaceError)
 
 
 def with_live_connection(read: Callable[[], T]) -> T:

@@ -14,9 +14,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import InterfaceError, OperationalError
-
 from exchanges.adapters.types import OrderReport
+from orders.connections import is_away
 from orders.models import EventSource
 from orders.services.applied import Applied
 from tracking.applying import batches_apply, reports_apply
@@ -132,6 +131,4 @@ def _is_done(result: Applied | BaseException) -> bool:
 
 def _is_away(exc: Exception) -> bool:
     """Tell whether it is the database that fails, and not what was to be written."""
-    if not isinstance(exc, OperationalError | InterfaceError):
-        return False
-    return getattr(exc.__cause__, "sqlstate", None) not in OF_ONE_ACCOUNT
+    return is_away(exc) and getattr(exc.__cause__, "sqlstate", None) not in OF_ONE_ACCOUNT

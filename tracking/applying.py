@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from django.db import InterfaceError, OperationalError
-
 from exchanges.adapters.types import OrderReport
 from orders.clock import database_now
+from orders.connections import is_away
 from orders.services.applied import Applied
 from orders.services.matching import Reports
 from orders.services.settlement import apply_reports, apply_reports_together
@@ -44,14 +43,13 @@ def answers_apply(
 ) -> tuple[Applied, list[Exception]]:
     """Apply what an exchange answered about orders of one account; one that cannot be applied stops no other.
 
-    Returns what was applied, and the errors of those that were not. Raises OperationalError or InterfaceError
-    where the database is away.
+    Returns what was applied, and the errors of those that were not. Raises where the database is away.
     """
     try:
         return reports_apply(key=key, reports=reports, source=source), []
-    except (OperationalError, InterfaceError):
-        raise
     except Exception as exc:
+        if is_away(exc):
+            raise
         if len(reports) < 2:
             logger.exception("Account %s %s: an answer could not be applied", *key)
             return Applied(), [exc]

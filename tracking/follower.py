@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError
 
 from exchanges import access, measures
 from exchanges.adapters.base import Exchange
@@ -28,6 +28,7 @@ from exchanges.adapters.types import (
     UnreadableMessage,
 )
 from exchanges.models import Account
+from orders.connections import is_away
 from orders.models import EventSource
 from orders.services.applied import Applied
 from orders.services.queue import errands_run
@@ -35,7 +36,7 @@ from tracking.applier import Applier
 from tracking.differences import Disagreement
 from tracking.fetching import Question, orders_fetch
 from tracking.models import SessionStatus
-from tracking.reconciliation import reconcile_account
+from tracking.reconciliation import orders_look, reconcile_account
 from tracking.sessions import session_release, state_change
 from tracking.slots import FreedSlots
 from tracking.threads import Threads
@@ -278,6 +279,8 @@ class Follower:
             # Who sent the cancel gives the slot away when it is answered; this is for one that died.
             moved = Applied(moved_books=applied.moved_books)
             loop.call_later(MOVED_GRACE_SECONDS, self._run_errands, moved)
+        if applied.doubted:
+            self._errand(self._network.run(orders_look, key=self.key, placement_ids=applied.doubted))
         if applied.unmatched:
             self._may_wait = True
         if self._may_wait:
@@ -392,10 +395,11 @@ class Follower:
         """Await something that may fail without harm: it is tried again by the next round."""
         try:
             await work
-        except (OperationalError, InterfaceError) as exc:
-            logger.warning("Account %s %s: the database is away: %s", *self.key, exc)
-        except Exception:
-            logger.exception("Account %s %s: a background step failed", *self.key)
+        except Exception as exc:
+            if is_away(exc):
+                logger.warning("Account %s %s: the database is away: %s", *self.key, exc)
+            else:
+                logger.exception("Account %s %s: a background step failed", *self.key)
 
     async def _surely(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in a ledger thread until the database answers."""
@@ -408,7 +412,9 @@ class Follower:
         while True:
             try:
                 return await attempt()
-            except (OperationalError, InterfaceError) as exc:
+            except (DatabaseError, InterfaceError) as exc:
+                if not is_away(exc):
+                    raise
                 logger.warning("Account %s %s waits for the database: %s", *self.key, exc)
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)

@@ -226,7 +226,30 @@ def _settle(
     result: Reconciled,
 ) -> None:
     """Fetch orders once more and apply what the exchange says of them now."""
-    asked = [rows[one.ours.placement_id] for one in doubtful if one.ours is not None]
+    _ask(key, exchange, [rows[one.ours.placement_id] for one in doubtful if one.ours is not None], result)
+
+
+def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled:
+    """Ask what became of orders that ended here and live by what a message says; apply what is answered.
+
+    Raises ExchangeError when the exchange cannot be had at all, TimeoutError after a minute.
+    """
+    result = Reconciled()
+    placements = Placement.objects.filter(pk__in=placement_ids, account_id=key.account_id)
+    rows = [
+        _row(placement, status=placement.exchange_status, is_open=False)
+        for placement in placements.select_related("intent", "account")
+    ]
+    if rows:
+        account = Account.objects.get(pk=key.account_id)
+        _ask(key, access.exchange_for(account, key.market_type), rows, result)
+    for error in result.errors:
+        logger.warning("Looking at ended orders of account %s %s: %s", *key, error)
+    return result
+
+
+def _ask(key: StreamKey, exchange: Exchange, asked: Sequence[_Row], result: Reconciled) -> None:
+    """Ask for orders one by one, and apply the answers; what could not be had stands in `result.errors`."""
     questions = [Question(row.ref, row.order.booked) for row in asked]
     answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)
     reports: list[OrderReport] = []

@@ -102,9 +102,10 @@ def resolve(*, limit: int = AT_ONCE, account_id: int | None = None) -> int:
 def gaps_sweep(*, limit: int = AT_ONCE) -> int:
     """Fetch the fills of orders, ended ones too, of which the exchange counts more than we booked.
 
-    Streams and reconciliation close gaps at once; this is for those whose process died in between.
+    Streams and reconciliation close gaps at once; this is for those whose process died in between. Chance
+    picks among many: those that no exchange tells of must not keep the others from their turn.
     """
-    unequal = Placement.objects.exclude(exchange_filled_quantity=F("filled_quantity")).order_by("-pk")[:limit]
+    unequal = Placement.objects.exclude(exchange_filled_quantity=F("filled_quantity")).order_by("?")[:limit]
     gaps: dict[int, list[int]] = defaultdict(list)
     for placement in unequal:
         if placement.has_gap:

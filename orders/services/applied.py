@@ -57,6 +57,7 @@ class Applied:
     to_cancel: list[int] = field(default_factory=list)  # intents that came alive after their cancel
     to_place_anew: list[int] = field(default_factory=list)  # intents of an unanswered delivery
     strays: list[int] = field(default_factory=list)  # placements that live beside their successor
+    doubted: list[int] = field(default_factory=list)  # placements that ended here, and live by a message
     to_shrink: list[int] = field(default_factory=list)  # intents that may have more resting than is left
     queued: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id: went back to the queue
     freed_books: set[int] = field(default_factory=set)  # a slot is free
@@ -76,6 +77,7 @@ class Applied:
         self.to_cancel += other.to_cancel
         self.to_place_anew += other.to_place_anew
         self.strays += other.strays
+        self.doubted += other.doubted
         self.to_shrink += other.to_shrink
         self.queued |= other.queued
         for intent_id in other.placements_by_intent():

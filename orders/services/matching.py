@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
-from exchanges.adapters.types import OrderReport
+from exchanges.adapters.types import STOP_TYPES, OrderReport
 from orders.models import Placement
 
 
@@ -20,11 +20,13 @@ class Reports:
     reports: Sequence[OrderReport]
 
 
+# Placement ids by account, market, kind of id ("client", "order", "conditional"), and id (or symbol:id). An
+# exchange may number conditional orders apart from the others: the same number is another order there.
 Found = dict[tuple[int, str, str, str], int]
 
 
 def placements_named(batches: Sequence[Reports]) -> Found:
-    """Return placement ids by account, market, "client" or "exchange", and id (or symbol:id); one query."""
+    """Return the placements that any of these reports may be about; one query."""
     reports = [report for batch in batches for report in batch.reports]
     client_ids = {report.client_order_id for report in reports if report.client_order_id}
     exchange_ids = {report.exchange_order_id for report in reports if report.exchange_order_id}
@@ -47,13 +49,14 @@ def placements_named(batches: Sequence[Reports]) -> Found:
             "exchange_order_id",
             "child_order_id",
             "intent__symbol",
+            "intent__order_type",
         )
     )
     found: Found = {}
-    for pk, account_id, market_type, client_id, exchange_id, child_id, symbol in rows:
+    for pk, account_id, market_type, client_id, exchange_id, child_id, symbol, order_type in rows:
         found[account_id, market_type, "client", client_id] = pk
-        for order_id in filter(None, (exchange_id, child_id)):
-            found[account_id, market_type, "exchange", f"{symbol}:{order_id}"] = pk
+        for kind, order_id in _numbers(exchange_id, child_id, is_conditional=order_type in STOP_TYPES):
+            found[account_id, market_type, kind, f"{symbol}:{order_id}"] = pk
     return found
 
 
@@ -62,8 +65,15 @@ def placement_named(found: Found, batch: Reports, report: OrderReport) -> int | 
     by_client = found.get((*account, "client", report.client_order_id))
     if by_client is not None:
         return by_client
-    for order_id in filter(None, (report.exchange_order_id, report.child_order_id)):
-        by_exchange = found.get((*account, "exchange", f"{report.symbol}:{order_id}"))
+    numbers = _numbers(report.exchange_order_id, report.child_order_id, is_conditional=report.conditional)
+    for kind, order_id in numbers:
+        by_exchange = found.get((*account, kind, f"{report.symbol}:{order_id}"))
         if by_exchange is not None:
             return by_exchange
     return None
+
+
+def _numbers(own: str, child: str, *, is_conditional: bool) -> list[tuple[str, str]]:
+    """Return an order's numbers at the exchange, with their kinds. A child is a plain order."""
+    named = (("conditional" if is_conditional else "order", own), ("order", child))
+    return [(kind, number) for kind, number in named if number]

@@ -444,6 +444,8 @@ class _Work(Rows):
             self._impossible(placement, report, before_said or placement.outcome)
             if self.source in FRESHLY_FETCHED:
                 self.applied.strays.append(placement.pk)
+            else:  # a message may be old: whoever follows the account asks
+                self.applied.doubted.append(placement.pk)
 
     def _adopt_order(self, placement: Placement, report: OrderReport) -> None:
         """We took it for dead, the exchange has it alive: the exchange is the truth about what exists."""

@@ -717,8 +717,9 @@ class TestImpossible:
         placement = make_placement(follower)
         settle(placement, errors.InsufficientFunds("no money"))
 
-        settle(placement, make_report(placement, "NEW", filled=0), source=EventSource.STREAM)
+        applied = settle(placement, make_report(placement, "NEW", filled=0), source=EventSource.STREAM)
 
+        assert applied.doubted == [placement.pk]  # whoever follows the account asks
         assert (status_of(placement), intent_of(placement).home) == (None, Home.FAILED)
         assert FailedOrder.objects.count() == 1
         assert events_of(placement)[-1] == "IMPOSSIBLE_REPORT"
@@ -912,6 +913,26 @@ class TestApplyReports:
             assert applied.unmatched == []
 
         assert intent_of(placement).filled_quantity == Decimal("0.3")
+
+    def test_tells_a_stops_number_from_the_same_number_of_a_plain_order(
+        self, follower: StrategyAccount
+    ) -> None:
+        """Binance numbers conditional orders apart from the others."""
+        stop = resting(follower, order_type="STOP_MARKET", price=None, stop_price=Decimal(1))
+        plain = resting(follower)
+        Placement.objects.filter(pk__in=[stop.pk, plain.pk]).update(exchange_order_id="4711")
+
+        for placement, is_conditional in ((stop, True), (plain, False)):
+            words = {"client_order_id": "", "exchange_order_id": "4711", "conditional": is_conditional}
+            applied = self.apply(follower, make_report(placement, "CANCELED", filled=0, **words))
+            assert (applied.placement_ids, applied.unmatched) == ([placement.pk], [])
+
+    def test_takes_no_plain_order_for_the_stop_of_the_same_number(self, follower: StrategyAccount) -> None:
+        stop = resting(follower, order_type="STOP_MARKET", price=None, stop_price=Decimal(1))
+        by_hand = make_report(stop, "FILLED", make_fill(1), filled=1, client_order_id="by-hand")
+
+        assert self.apply(follower, by_hand).unmatched == [by_hand]
+        assert status_of(stop) == OrderStatus.NEW
 
     def test_gives_back_what_names_none(self, follower: StrategyAccount) -> None:
         placement = resting(follower)

@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import InternalError, OperationalError
 from django.db.models.functions import Now
+from psycopg.errors import IdleInTransactionSessionTimeout
 from pytest_django import Settings
 
+from exchanges.adapters.exceptions import InsufficientFunds
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     Fill,
@@ -36,7 +38,8 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
-from orders.services.settlement import apply_reports
+from orders.services.applied import Outcome
+from orders.services.settlement import apply_reports, outcomes_apply
 from orders.services.waiting import pending_for
 from orders.tests.factories import Gate
 from tracking import applying, follower, streams
@@ -360,6 +363,23 @@ class TestFollower:
         wait_until(lambda: open_order(placement) is None, seconds=3)
         assert TradeExecution.objects.count() == 1
 
+    def test_asks_at_once_when_an_order_lives_that_has_ended_here(
+        self, account: Account, connected: Streams, exchange: FakeExchange
+    ) -> None:
+        """Where request weight is short the next whole list may be an hour away."""
+        wait_until(lambda: session().last_reconciled_at is not None)  # after the connect; not again soon
+        placement = make_order(account)
+        refused = Outcome(placement.pk, InsufficientFunds("no money"))
+        outcomes_apply([refused], source=EventSource.ANSWER, now=database_now())
+        assert FailedOrder.objects.count() == 1
+
+        alive = report(client_order_id=placement.client_order_id, price=Decimal(90000))
+        exchange._keep(alive, announce=True)
+
+        wait_until(lambda: OrderEvent.objects.filter(type=EventType.LIVE_AGAIN).exists(), seconds=3)
+        assert OpenOrder.objects.get(placement=placement).status == "NEW"
+        assert FailedOrder.objects.count() == 0
+
     def test_keeps_a_report_that_cannot_be_applied_and_applies_the_others(
         self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -380,8 +400,14 @@ class TestFollower:
         assert row.state == UnmatchedReport.State.UNREADABLE
         assert "nobody foresaw this" in row.error
 
+    @pytest.mark.parametrize("how", ["closed", "slept too long"])
     def test_loses_nothing_while_the_database_is_away(
-        self, account: Account, connected: Streams, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+        self,
+        account: Account,
+        connected: Streams,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+        how: str,
     ) -> None:
         real, failures = apply_reports, 0
 
@@ -389,7 +415,9 @@ class TestFollower:
             nonlocal failures
             if failures < 3:
                 failures += 1
-                raise OperationalError("server closed the connection")
+                if how == "closed":
+                    raise OperationalError("server closed the connection")
+                raise InternalError("idle in transaction") from IdleInTransactionSessionTimeout()
             return real(**kwargs)  # type: ignore[arg-type]
 
         placement = make_resting(account)
