@@ -19,7 +19,7 @@ from chaos.fleet import Fleet, Servers, Size, running_fleet, running_servers
 from chaos.plan import Plan, api_key, api_secret, make_plan
 from chaos.report import failure_lines, log_marks, loud_lines, write_report
 from chaos.settle import SETTLE_SECONDS, Settled, calm_market, hand_orders_end, make_whole, settle
-from chaos.system import System, django_on, set_up
+from chaos.system import System, django_on, session_of_trader, set_up
 from chaos.ticking import FastClock
 from exchanges.simulator.testing import ControlError
 from tests.processes import ROOT, wait_until
@@ -86,7 +86,7 @@ class Campaign:
             what=lambda: "the streams to connect\n" + fleet.tail("streams-1") + fleet.tail("streams-2"),
         )  # fmt: skip
         marks = log_marks(fleet)
-        driver = Driver(plan, fleet, system)
+        driver = Driver(plan, fleet, system, session_of_trader())
         ready = time.monotonic()
         driver.run()
         drove = time.monotonic()

@@ -46,6 +46,7 @@ class Driver:
     plan: Plan
     fleet: Fleet
     system: System
+    session: str  # of the person who owns the accounts and sits at the page
     sent: list[Sent] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -82,6 +83,7 @@ class Driver:
             Kind.WEBHOOK: self._webhook,
             Kind.RESEND: self._webhook,
             Kind.CANCEL_ONE: self._cancel_one,
+            Kind.RETRY: self._retry,
             Kind.PRICE: lambda symbol, price: self._control("/price", symbol=symbol, price=price),
             Kind.TICK: lambda steps: self._control("/tick", n=steps),
             Kind.FILL: self._fill,
@@ -156,6 +158,36 @@ class Driver:
         order = {"order_type": "CANCEL", "order_id": client_order_id}
         payload = {"token": token, "webhook_id": f"{desk}c{pick}-{client_order_id[-10:]}", "orders": [order]}
         return f"{client_order_id} {self.post(payload, to=to, desk=desk)}"
+
+    def _retry(self, pick: int, to: list[str]) -> str | None:
+        """Press retry on one failed order, or on all of them together; two people at the same instant."""
+        failed = self.system_of_thread().failed_orders(self.plan.accounts)
+        if not failed:
+            return "nothing failed"
+        one = failed[pick % len(failed)]
+        path, body = f"failed-orders/{one}/retry", {}
+        if pick % 3 == 0:
+            path, body = "failed-orders/bulk", {"action": "retry", "ids": failed[:100]}
+        with ThreadPoolExecutor(len(to)) as people:
+            heard = people.map(lambda web: self._press(web, path, body), to)
+            return f"{len(failed)} failed; {path} {', '.join(map(str, heard))}"
+
+    def _press(self, web: str, path: str, body: dict[str, Any]) -> int | None:
+        token = "c" * 32
+        headers = {
+            "Content-Type": "application/json",
+            "Cookie": f"sessionid={self.session}; csrftoken={token}",
+            "X-CSRFToken": token,
+        }
+        url = f"{self.fleet.url(web)}/api/{path}"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+        try:
+            with self._opener.open(request, timeout=ANSWER_SECONDS) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+        except OSError:  # refused, reset, timed out, broken off
+            return None
 
     def system_of_thread(self) -> System:
         return System(self.fleet.dsn)

@@ -43,6 +43,7 @@ class Kind(StrEnum):
     START = "start"
     FREEZE = "freeze"
     THAW = "thaw"
+    RETRY = "retry"  # people send failed orders again, from the page
     RESTART = "restart"  # of a server: it is killed, or stopped in order, and started again at once
 
 
@@ -116,14 +117,18 @@ class _Draw:
         self.symbols = self.dice.sample(sorted(PRICES), 2)
         self.actions: list[Action] = []
         self.webhooks: list[tuple[float, str]] = []  # when each is sent, and to which process
+        self.is_storm = False
 
     def plan(self) -> Plan:
         dice = self.dice
+        self.is_storm = self._chance(0.3)  # everything is worse: more faults, kills, freezes
         accounts = tuple(f"r{self.seed}{letter}" for letter in "abc"[: dice.choice((1, 2, 2, 3))])
         limit_cap = dice.randint(2, 6)
         desks = tuple(self._desk(number, accounts) for number in range(1, dice.choice((2, 2, 3)) + 1))
         self._webhooks(desks)
+        self._contest(desks)
         self._market(desks)
+        self._people()
         self._faults(accounts)
         self._processes()
         actions = tuple(sorted(self.actions, key=lambda action: action.at))
@@ -173,6 +178,38 @@ class _Draw:
             at = dice.uniform(0.1, BUSY_SECONDS)
             self._add(Kind.CANCEL_ONE, at, desk=desk.name, token=desk.token, pick=pick, to=to)
 
+    def _contest(self, desks: tuple[Desk, ...]) -> None:
+        """Fill a book, fill parts of what rests while the stream is silent, and let better orders come.
+
+        What is moved back to the queue then was filled in part, and nobody has told of that yet.
+        """
+        dice = self.dice
+        queued = [desk for desk in desks if desk.execution_mode == "QUEUED"]
+        if not queued or not self._chance(0.6):
+            return
+        desk, symbol, side = dice.choice(queued), dice.choice(self.symbols), dice.choice(("buy", "sell"))
+        at = dice.uniform(0, 0.6)
+        for number, (nearest, count, later) in enumerate(((0.004, 8, 0.0), (0.001, dice.randint(3, 6), 1.1))):
+            orders = [self._limit(symbol, side, nearest + 0.0004 * step, 1) for step in range(count)]
+            payload = {"token": desk.token, "webhook_id": f"r{self.seed}y{number}", "orders": orders}
+            send: dict[str, Any] = {"number": 200 + number, "desk": desk.name, "to": dice.choice(self.webs)}
+            self._add(Kind.WEBHOOK, at + later, **send, patient=True, payload=payload)
+        silent = at + 0.7 + dice.uniform(0, 0.2)
+        for account in desk.accounts:
+            kind = dice.choice(("stream_drop", "stream_delay", "stream_drop"))
+            fault = {"kind": kind, "times": dice.randint(4, 8), "match": {"api_key": api_key(account)}}
+            self._add(Kind.FAULT, silent, fault=fault | ({"seconds": 1.5} if kind == "stream_delay" else {}))
+            if self._chance(0.7):  # nor does REST tell of fills for a while
+                for path in ("/fapi/v1/userTrades", "/api/v3/myTrades"):
+                    call = {"method": "GET", "path": path, "api_key": api_key(account)}
+                    mute = {"kind": "reject", "status": 400, "code": -1000, "times": 30, "match": call}
+                    self._add(Kind.FAULT, silent, fault=mute)
+        for number in range(1, dice.randint(3, 6)):  # the newest orders are the worst of their ladder
+            later = dice.uniform(0.005, 0.2)
+            self._add(Kind.FILL, silent + later, pick=-number, part=dice.choice(("0.2", "0.5", "0.9")))
+        for number in range(dice.randint(2, 6)):  # slots get free again: who waits moves up
+            self._add(Kind.FILL, at + dice.uniform(1.5, 2.2), pick=-1 - number, part="1")
+
     def _moments(self) -> list[float]:
         """When webhooks are sent: half of them in bursts, at the same instant to several processes."""
         dice = self.dice
@@ -210,17 +247,17 @@ class _Draw:
         nearest = dice.choice((-0.001, 0.0005, 0.001, 0.003))
         step = dice.choice((0.0004, 0.001, 0.002))
         count = dice.choice((1, 2, 4, 6, 9, 12))
-        quantity = dice.choice(_QUANTITIES[symbol])
-        return [
-            {
-                "order_type": "LIMIT",
-                "symbol": symbol,
-                "side": side,
-                "quantity": quantity,
-                "price": self._price(symbol, side, nearest + step * number),
-            }
-            for number in range(count)
-        ]
+        size = dice.randrange(3)
+        return [self._limit(symbol, side, nearest + step * number, size) for number in range(count)]
+
+    def _limit(self, symbol: str, side: str, distance: float, size: int) -> dict[str, Any]:
+        return {
+            "order_type": "LIMIT",
+            "symbol": symbol,
+            "side": side,
+            "quantity": _QUANTITIES[symbol][size],
+            "price": self._price(symbol, side, distance),
+        }
 
     def _market_order(self) -> dict[str, Any]:
         symbol = self.dice.choice(self.symbols)
@@ -294,15 +331,27 @@ class _Draw:
             self._add(Kind.LIQUID, at, symbol=symbol, liquid=False)
             self._add(Kind.LIQUID, at + dice.uniform(0.2, 1.5), symbol=symbol, liquid=True)
 
+    def _people(self) -> None:
+        """Somebody at the page sends failed orders again; sometimes two people, at the same instant."""
+        dice = self.dice
+        for _ in range(dice.randint(0, 3)):
+            at = dice.uniform(0.8, BUSY_SECONDS + 1)
+            pick, people = dice.randrange(1000), dice.choice((1, 1, 2))
+            self._add(Kind.RETRY, at, pick=pick, to=dice.sample(self.webs, min(people, len(self.webs))))
+
     # --- the exchange and the way to it ---------------------------------------------------------------
 
     def _faults(self, accounts: tuple[str, ...]) -> None:
         dice = self.dice
-        for _ in range(dice.randint(3, 9)):
+        for _ in range(dice.randint(3, 9) * (2 if self.is_storm else 1)):
             at = dice.uniform(0, BUSY_SECONDS)
             fault = dice.choice(list(self._request_faults()))
             fault["match"] = self._matched_call() | {"api_key": api_key(dice.choice(accounts))}
             self._add(Kind.FAULT, at, fault=fault)
+        if self._chance(0.25):  # longer than they are valid: they must arrive in vain
+            orders = {"method": "POST", "client_order_id_prefix": "th", "api_key": api_key(accounts[-1])}
+            held = {"kind": "arrive_late", "seconds": dice.choice((5.2, 6.0)), "times": 3}
+            self._add(Kind.FAULT, dice.uniform(0, 0.8), fault=held | {"match": orders})
         if self._chance(0.5):  # orders that are on their way for long: the time in which they are nowhere
             orders = {"method": "POST", "client_order_id_prefix": "th", "api_key": api_key(accounts[0])}
             slow = {"kind": "delay_before", "seconds": dice.choice((0.5, 0.7, 0.9)), "times": 6}
@@ -343,7 +392,7 @@ class _Draw:
             "times": times,
         }
         yield {"kind": "status", "status": 429, "retry_after": 1, "stage": "before", "times": 1}
-        yield {"kind": "delay_before", "seconds": dice.choice((0.2, 0.5, 0.9, 2.5)), "times": times}
+        yield {"kind": "delay_before", "seconds": dice.choice((0.2, 0.5, 0.9, 2.5, 4.2)), "times": times}
         yield {"kind": "delay_after", "seconds": dice.choice((0.3, 1.0, 2.5)), "times": times}
         yield {"kind": "reject", "code": -2019, "msg": "Margin is insufficient.", "times": times}
 
@@ -359,13 +408,19 @@ class _Draw:
 
     def _processes(self) -> None:
         dice = self.dice
-        for name in dice.sample(self.processes, dice.choice((0, 1, 1, 2))):
+        for name in dice.choices(self.processes, k=dice.choice((2, 3, 4) if self.is_storm else (0, 1, 1, 2))):
             at = self._moment_for(name)
             self._add(Kind.KILL, at, process=name)
             self._add(Kind.START, at + dice.uniform(0.0, 1.0), process=name)
-        for name in dice.sample(
-            [*self.processes, "redis", "postgres", "simulator"], dice.choice((0, 1, 1, 2))
-        ):
+        if self._chance(0.1):
+            self._power_cut()
+        for at, web in self.webhooks:  # naps that are shorter than any lease
+            if self._chance(0.06):
+                nap = at + dice.uniform(0.004, 0.03)
+                self._add(Kind.FREEZE, nap, process=web)
+                self._add(Kind.THAW, nap + dice.uniform(0.3, 1.0), process=web)
+        sleepers = [*self.processes, "redis", "postgres", "simulator"]
+        for name in dice.sample(sleepers, dice.choice((1, 2, 3) if self.is_storm else (0, 1, 1, 2))):
             at = self._moment_for(name)
             # Servers and the exchange hold all others up; a process of ours may sleep until it was settled.
             shared = name in ("redis", "postgres", "simulator")
@@ -376,6 +431,18 @@ class _Draw:
             self._add(Kind.RESTART, server="redis")
         if self._chance(0.15):
             self._add(Kind.RESTART, server="postgres", immediately=self._chance(0.5))
+
+    def _power_cut(self) -> None:
+        """A machine goes down with all of it; what runs on it comes up again one by one."""
+        dice = self.dice
+        at = self._moment_for(dice.choice(self.webs))
+        for name in self.processes:
+            self._add(Kind.KILL, at, process=name)
+            self._add(Kind.START, at + dice.uniform(0.1, 1.2), process=name)
+        if self._chance(0.7):
+            self._add(Kind.RESTART, at, server="redis")
+        if self._chance(0.7):
+            self._add(Kind.RESTART, at, server="postgres", immediately=True)
 
     def _moment_for(self, process: str) -> float:
         """Mostly right after a webhook began to be worked, of this process if it is a web process."""

@@ -20,6 +20,7 @@ from chaos.plan import Plan, api_key, api_secret
 Row = dict[str, Any]
 T = TypeVar("T")
 AGAIN_SECONDS = 20.0
+TRADER = "trader"
 
 
 class System:
@@ -80,6 +81,16 @@ class System:
         )
         return [row["client_order_id"] for row in found]
 
+    def failed_orders(self, accounts: Iterable[str]) -> list[int]:
+        """Return the ids of the failed orders that still stand, the oldest first."""
+        found = self.rows(
+            "SELECT f.id FROM orders_failedorder f JOIN orders_strategyaccount sa"
+            " ON sa.id = f.strategy_account_id JOIN exchanges_account a ON a.id = sa.account_id"
+            " WHERE a.name = ANY(%s) ORDER BY f.id",
+            list(accounts),
+        )
+        return [row["id"] for row in found]
+
     def connected(self, accounts: Iterable[str]) -> bool:
         """Tell whether each stream of these accounts is connected."""
         found = self.rows(
@@ -119,13 +130,32 @@ def set_up(plan: Plan, *, dsn: str, is_active: bool = True) -> None:
     provision(parse_provision(provision_content(plan, is_active=is_active), environment={}))
 
 
+def session_of_trader() -> str:
+    """Log the owner of all accounts in; return the session's key for the cookie."""
+    from django.contrib.auth import (  # noqa: PLC0415  Django has to be set up
+        BACKEND_SESSION_KEY,
+        HASH_SESSION_KEY,
+        SESSION_KEY,
+        get_user_model,
+    )
+    from django.contrib.sessions.backends.db import SessionStore  # noqa: PLC0415
+
+    user = get_user_model().objects.get(username=TRADER)
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.create()
+    return str(session.session_key)
+
+
 def provision_content(plan: Plan, *, is_active: bool) -> Row:
     """What a provision file says of a plan's accounts and strategies."""
-    user = {"username": "trader", "password": "a-long-enough-password-1"}
+    user = {"username": TRADER, "password": "a-long-enough-password-1"}
     accounts = [
         {
             "name": name,
-            "user": "trader",
+            "user": TRADER,
             "exchange": "binance",
             "environment": "SIMULATOR",
             "api_key": api_key(name),
@@ -140,7 +170,7 @@ def provision_content(plan: Plan, *, is_active: bool) -> Row:
     strategies = [
         {
             "group_name": desk.name,
-            "user": "trader",
+            "user": TRADER,
             "token": desk.token,
             "market_type": desk.market_type,
             "execution_mode": desk.execution_mode,

@@ -60,6 +60,7 @@ class Theirs:
     orders: list[Row] = field(default_factory=list)
     conditional: list[Row] = field(default_factory=list)
     positions: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # account, symbol
+    held: int = 0  # requests that are on their way still
 
     @classmethod
     def from_ledger(cls, ledger: Row, keys: dict[str, str]) -> Theirs:
@@ -74,6 +75,7 @@ class Theirs:
                 if key in keys
                 for position in account["positions"]
             },
+            held=ledger["held"],
         )
 
 
@@ -117,6 +119,7 @@ class Audit:
             self._one_live_placement,
             self._one_at_a_time,
             self._never_too_much,
+            self._never_asks_too_much,
             self._not_after_its_cancel,
             self._promises_kept,
             self._one_home,
@@ -182,6 +185,25 @@ class Audit:
             asked = self.intents[intent_id]["quantity"]
             if quantity > asked:
                 yield Finding("too much", f"intent {intent_id}: {quantity} filled of {asked}", final=True)
+
+    def _never_asks_too_much(self) -> Iterator[Finding]:
+        """No attempt asks for more than what earlier ones left to be filled, whether or not it fills."""
+        attempts: dict[int, dict[str, tuple[int, Decimal]]] = defaultdict(dict)
+        filled: dict[str, Decimal] = defaultdict(Decimal)
+        for row in self.theirs_ours:
+            name = row["client_order_id"]
+            if (placement := self.by_placement.get(name)) is None or row["parent_id"]:
+                continue  # a triggered stop's child asks for what its parent asked for
+            attempts[placement["intent_id"]][name] = row["accepted_ns"], Decimal(row["quantity"])
+        for row in self.theirs.orders:
+            filled[row["client_order_id"]] += Decimal(row["filled"])
+        for intent_id, found in attempts.items():
+            left = self.intents[intent_id]["quantity"]
+            for name, (_, quantity) in sorted(found.items(), key=lambda each: each[1]):
+                if quantity > left:
+                    text = f"intent {intent_id}: {name} is for {quantity}, {left} was left"
+                    yield Finding("asks too much", text, final=True)
+                left -= filled[name]
 
     def _not_after_its_cancel(self) -> Iterator[Finding]:
         """Once its cancel was asked for an intent is never placed again. By the log's order of writing."""
@@ -333,6 +355,8 @@ class Audit:
     # --- settled --------------------------------------------------------------------------------------
 
     def _nothing_in_flight(self) -> Iterator[Finding]:
+        if self.theirs.held:
+            yield Finding("in flight", f"{self.theirs.held} requests have not arrived yet")
         for row in self.ours.open:
             if row["status"] not in LIVE_THERE:
                 yield Finding("in flight", f"{row['client_order_id']} is {row['status']}")

@@ -40,7 +40,8 @@ class TestMakePlan:
         kinds = Counter(action.kind for action in actions)
         assert set(kinds) == set(Kind)
         faults = {action.what["fault"]["kind"] for action in actions if action.kind is Kind.FAULT}
-        assert {"drop_answer", "status", "delay_before", "delay_after", "reject", "stream_drop",
+        assert {"drop_answer", "status", "delay_before", "arrive_late", "delay_after", "reject",
+                "stream_drop",
                 "stream_duplicate", "stream_reorder", "stream_delay", "stream_garble",
                 "stream_refuse"} == faults  # fmt: skip
         killed = {action.what["process"] for action in actions if action.kind is Kind.KILL}

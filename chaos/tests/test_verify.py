@@ -124,6 +124,12 @@ def too_much(world: World) -> None:
     world.ours.placements.append(World.placement(2, attempt=2))
 
 
+def asks_too_much(world: World) -> None:
+    world.theirs.orders[0] |= {"status": "CANCELED", "filled": "0.3", "ended_ns": 150}
+    world.theirs.orders.append(there(1, attempt=2, accepted_ns=160))  # for 1 again, not for 0.7
+    world.ours.placements.append(World.placement(1, attempt=2))
+
+
 def placed_after_cancel(world: World) -> None:
     world.ours.cancel_events.append({"id": 9, "intent_id": 2})
 
@@ -209,6 +215,10 @@ def submitting(world: World) -> None:
     world.ours.open[0]["status"] = "SUBMITTING"
 
 
+def held(world: World) -> None:
+    world.theirs.held = 1
+
+
 def unanswered(world: World) -> None:
     world.ours.deliveries[0]["state"] = "WORKING"
 
@@ -248,6 +258,7 @@ WRONG: list[tuple[Callable[[World], None], str]] = [
     (two_live, "two live placements"),
     (two_at_once, "two at once"),
     (too_much, "too much"),
+    (asks_too_much, "asks too much"),
     (placed_after_cancel, "placed after cancel"),
     (lost_webhook, "lost webhook"),
     (lost_intents, "lost intents"),
@@ -269,6 +280,7 @@ WRONG: list[tuple[Callable[[World], None], str]] = [
     (position_here, "position"),
     (profit, "profit"),
     (submitting, "in flight"),
+    (held, "in flight"),
     (unanswered, "in flight"),
     (unresolved, "in flight"),
     (gap, "in flight"),

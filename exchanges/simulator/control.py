@@ -107,6 +107,7 @@ class Control:
                 if params.get("exchange", name) == name
             },
             "requests": dict(simulator.requests),
+            "held": simulator.held,
         }
 
     def list_faults(self, params: Params, body: Body) -> Body:

@@ -2,7 +2,9 @@
 
 A fault has a `kind`, a `match` and a number of `times` (None: until removed). The kinds:
 
-request   delay_before  wait `seconds` before the exchange looks at the request
+request   delay_before  wait `seconds` before the exchange looks at the request; a client that goes away
+                        meanwhile has sent nothing
+          arrive_late   the same, and the exchange looks at it whether or not the client still waits
           status        answer `status` and `body`; `stage` says before or after accepting
           reject        refuse with `status`, `code`, `msg`; of a batch only the matching orders
           echo_secret   refuse with a text that contains the api key, signature and query
@@ -26,6 +28,7 @@ from exchanges.simulator.wire import Call, OrderMark
 
 class FaultKind(StrEnum):
     DELAY_BEFORE = "delay_before"
+    ARRIVE_LATE = "arrive_late"
     STATUS = "status"
     REJECT = "reject"
     ECHO_SECRET = "echo_secret"
@@ -41,6 +44,7 @@ class FaultKind(StrEnum):
 
 REQUEST_KINDS = {
     FaultKind.DELAY_BEFORE,
+    FaultKind.ARRIVE_LATE,
     FaultKind.STATUS,
     FaultKind.REJECT,
     FaultKind.ECHO_SECRET,

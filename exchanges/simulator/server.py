@@ -93,14 +93,17 @@ class Gate:
             found = simulator.faults.for_call(
                 call, dialect.orders_in(call), places=dialect.places_orders(call)
             )
-        held = found.get(FaultKind.DELAY_BEFORE)
+        late = found.get(FaultKind.ARRIVE_LATE)
+        held = late or found.get(FaultKind.DELAY_BEFORE)
         wait = one_way + (held.seconds if held is not None else 0.0)
         if wait > 0:
             refused = dialect.admit(call) if held is not None else None
+            simulator.held += held is not None
             await asyncio.sleep(wait)
+            simulator.held -= held is not None
             if refused is not None:
                 return refused
-            if request.transport is None or request.transport.is_closing():
+            if late is None and (request.transport is None or request.transport.is_closing()):
                 return _NOBODY  # the client went away: what it sent never arrived
         dropped = found.get(FaultKind.DROP_ANSWER)
         if dropped is not None and dropped.stage == "before":
@@ -108,8 +111,8 @@ class Gate:
         answer = _spoil(found, "before", call) or dialect.answer(call)
         if found:
             answer = _spoil(found, "after", call) or answer
-            if (late := found.get(FaultKind.DELAY_AFTER)) is not None:
-                await asyncio.sleep(late.seconds)
+            if (kept := found.get(FaultKind.DELAY_AFTER)) is not None:
+                await asyncio.sleep(kept.seconds)
         if one_way > 0:
             await asyncio.sleep(one_way)
         return answer if dropped is None else _hang_up(request)

@@ -56,6 +56,7 @@ class Simulator:
         self.secrets = DEFAULT_ACCOUNTS | options.accounts
         self.latency_ms = options.latency_ms
         self.requests: Counter[str] = Counter()
+        self.held = 0  # requests that a fault keeps from being looked at
         self.prices = DEFAULT_PRICES | options.prices
         self.walk = RandomWalk(options.seed, dict(self.prices))
         self.venues: dict[str, Venue] = {}

@@ -81,10 +81,23 @@ class TestDelayBefore:
         assert reply.status == 200
         assert simulator.ledger()["accepted"] == {"th-stayed": 1}
 
-    async def test_refuses_what_is_past_its_window_by_then(
+    async def test_accepts_what_was_on_its_way_all_the_same_when_it_arrives_late(
         self, client: WireClient, simulator: SimulatorProcess
     ) -> None:
+        simulator.add_fault("arrive_late", match=PLACING, seconds=0.3)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.call("POST", ORDER, **limit_order("th-gone")), 0.1)
+
         simulator.add_fault("delay_before", match=PLACING, seconds=0.3)
+        await client.call("POST", ORDER, **limit_order("th-stayed"))
+
+        assert simulator.ledger()["accepted"] == {"th-gone": 1, "th-stayed": 1}
+
+    @pytest.mark.parametrize("kind", ["delay_before", "arrive_late"])
+    async def test_refuses_what_is_past_its_window_by_then(
+        self, client: WireClient, simulator: SimulatorProcess, kind: str
+    ) -> None:
+        simulator.add_fault(kind, match=PLACING, seconds=0.3)
 
         reply = await client.call("POST", ORDER, recvWindow="200", **limit_order())
 
