@@ -336,8 +336,9 @@ class Audit:
         for row in self.ours.positions:
             if row["market_type"] == "FUTURES":
                 ours[row["account"], row["symbol"]] += row["quantity"]
+        by_hand = self._filled_by_hand()
         for key in sorted(ours.keys() | self.theirs.positions.keys()):
-            mine, other = ours[key], self.theirs.positions.get(key, ZERO)
+            mine, other = ours[key], self.theirs.positions.get(key, ZERO) - by_hand[key]
             if mine != other:
                 yield Finding("position", f"{key[0]} {key[1]}: {mine} here, {other} there")
         folded = fold(self.ours.executions)
@@ -351,6 +352,15 @@ class Audit:
                 yield Finding("position", text)
             elif found and abs(found["realized_pnl"] - realized) > Decimal("1e-9"):
                 yield Finding("profit", f"{name}: {found['realized_pnl']}, its executions make {realized}")
+
+    def _filled_by_hand(self) -> dict[tuple[str, str], Decimal]:
+        """What orders placed past us have added to the account's positions: theirs, and none of ours."""
+        filled: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        for row in self.theirs.orders:
+            if not row["client_order_id"].startswith("th") and MARKETS[row["exchange"]] == "FUTURES":
+                sign = 1 if row["side"] == "BUY" else -1
+                filled[self.keys[row["api_key"]], row["symbol"]] += sign * Decimal(row["filled"])
+        return filled
 
     # --- settled --------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from notifications.models import Alert, BreakerAlert, Chat, GuardAlert
+from notifications.models import Alert, BreakerAlert, Chat, GuardAlert, StrangerAlert
 
 
 class RecordAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
@@ -34,6 +34,13 @@ class GuardAlertAdmin(RecordAdmin):
     list_display = ("trip_id", "outcome", "at")
     list_filter = ("outcome", "at")
     search_fields = ("=trip_id",)
+
+
+@admin.register(StrangerAlert)
+class StrangerAlertAdmin(RecordAdmin):
+    list_display = ("report_id", "outcome", "at")
+    list_filter = ("outcome", "at")
+    search_fields = ("=report_id",)
 
 
 @admin.register(BreakerAlert)

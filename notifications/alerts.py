@@ -1,4 +1,4 @@
-"""Alerts of failed orders, loss guards and breakers: which still wait, telling them, when to give up."""
+"""Alerts of failed orders, loss guards, breakers and strange orders: which wait, telling them, giving up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from notifications import breaker_alerts, chats, formatting, guard_alerts, telegram
+from notifications import breaker_alerts, chats, formatting, guard_alerts, stranger_alerts, telegram
 from notifications.models import Alert, AlertOutcome
 from orders.models import DeliveryState, FailedOrder, FailedStatus, UserProfile
 
@@ -34,11 +34,17 @@ def alerts_deliver() -> None:
         return
     _drop_overdue()
     give_up_at = time.monotonic() + RUN_SECONDS
-    while breaker_alerts.waiting() or guard_alerts.waiting().exists() or _waiting().exists():
+    while _anything_waits():
         pause = _tell_next()
         if time.monotonic() + pause > give_up_at:
             return
         time.sleep(pause)
+
+
+def _anything_waits() -> bool:
+    return bool(breaker_alerts.waiting()) or any(
+        rows.exists() for rows in (guard_alerts.waiting(), stranger_alerts.waiting(), _waiting())
+    )
 
 
 def _waiting() -> QuerySet[FailedOrder]:
@@ -60,6 +66,12 @@ def _tell_next() -> float:
         pause = _send(guard_alerts.message_of(trip), about="a loss guard")
         if not pause:
             guard_alerts.done([trip.pk], AlertOutcome.SENT)
+            chats.turn_end(hold_seconds=chats.PACE_SECONDS)
+        return pause
+    if strangers := stranger_alerts.strangers_waiting():
+        pause = _send(stranger_alerts.message_of(strangers), about=f"{len(strangers)} strange orders")
+        if not pause:
+            stranger_alerts.done([stranger.id for stranger in strangers], AlertOutcome.SENT)
             chats.turn_end(hold_seconds=chats.PACE_SECONDS)
         return pause
     now = timezone.now()
@@ -111,6 +123,8 @@ def _failures(rows: QuerySet[FailedOrder]) -> list[formatting.Failure]:
 def _drop_overdue() -> None:
     if trips := guard_alerts.drop_older_than(GIVE_UP_AFTER):
         logger.error("Dropped the alerts of %d loss guards, a day old: %s", len(trips), trips[:100])
+    if reports := stranger_alerts.drop_older_than(GIVE_UP_AFTER):
+        logger.error("Dropped the alerts of %d strange orders, a day old: %s", len(reports), reports[:100])
     overdue = _waiting().filter(created_at__lt=timezone.now() - GIVE_UP_AFTER)
     if ids := list(overdue.order_by("pk").values_list("pk", flat=True)):
         _done(ids, AlertOutcome.DROPPED)

@@ -20,6 +20,7 @@ from orders.models.failed_order import MAX_RETRIES
 
 MAX_LENGTH = 3800  # characters with markup; Telegram takes 4,096 without
 ORDERS_NAMED = 3  # of those that failed alike
+STRANGERS_NAMED = 5
 WORDS_LENGTH = 300
 
 SIDES = {"BUY": gettext_noop("Buy"), "SELL": gettext_noop("Sell")}
@@ -192,6 +193,38 @@ def exchange_unreachable(outage: Outage, *, language: str, time_zone: str) -> st
             f"→ {_text(what)}",
         )
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """An order with an id of our shape that this installation never made."""
+
+    id: int
+    account: str
+    symbol: str
+    client_order_id: str
+    seen_at: datetime
+
+
+def strangers_found(strangers: Sequence[Stranger], *, language: str, time_zone: str) -> str:
+    """Return one message about all of them."""
+    with override(language):
+        count = len(strangers)
+        title = ngettext(
+            "%(count)d order that tradehub did not place bears an id like its own",
+            "%(count)d orders that tradehub did not place bear ids like its own",
+            count,
+        )
+        at = f"{strangers[0].seen_at.astimezone(_zone(time_zone)):%m-%d %H:%M:%S %Z}"
+        lines = [f"❓ <b>{_text(title % {'count': count})}</b> · {at}"]
+        for one in strangers[:STRANGERS_NAMED]:
+            name = f"<code>{_text(one.client_order_id)}</code>"
+            lines.append(f"• {_text(one.account)} · {_text(one.symbol)} · {name}")
+        if more := max(0, count - STRANGERS_NAMED):
+            lines.append("• " + _text(_("and %(count)d more") % {"count": more}))
+        why = _("Another installation trades with the same keys, or a backup was restored.")
+        what = _("They are under “External orders” on the positions page; nothing touches them.")
+        return "\n".join([*lines, f"→ {_text(why)} {_text(what)}"])
 
 
 def test_message(*, language: str) -> str:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from notifications import chats
 from orders.events import GuardTripped, OrderFailed
-from tracking.events import BreakerChanged
+from tracking.events import BreakerChanged, StrangersFound
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,12 @@ def order_failed(fact: OrderFailed) -> None:
 
 def guard_tripped(fact: GuardTripped) -> None:
     """Have the alert of a loss guard sent soon. The trip's row is the alert."""
+    if chats.is_configured():
+        _bundler.ring()
+
+
+def strangers_found(fact: StrangersFound) -> None:
+    """Have it told soon that orders bear ids of our shape and are not ours. Their rows are the alert."""
     if chats.is_configured():
         _bundler.ring()
 

@@ -50,6 +50,20 @@ class BreakerAlert(models.Model):
         return f"{self.base_url}: {'down' if self.is_down else 'back'}"
 
 
+class StrangerAlert(models.Model):
+    """An order with an id of our shape that is not ours, whose alert is over and done with.
+
+    Its row among the unmatched reports is the alert that waits: it says `wants_alert`.
+    """
+
+    report_id = models.BigIntegerField(primary_key=True)
+    outcome = models.CharField(max_length=8, choices=AlertOutcome.choices)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.report_id}: {self.outcome}"
+
+
 class GuardAlert(models.Model):
     """A loss guard's trip whose alert is over and done with; the trip itself is the alert that waits."""
 

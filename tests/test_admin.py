@@ -22,7 +22,7 @@ from django_q.signing import SignedPackage
 
 from exchanges.administration import HistoryAdmin
 from exchanges.models import Account, Ban, Breaker, ConfigVersion, LastPrice
-from notifications.models import Alert, BreakerAlert, Chat, GuardAlert
+from notifications.models import Alert, BreakerAlert, Chat, GuardAlert, StrangerAlert
 from orders.models import (
     FailedOrder,
     KillSwitch,
@@ -105,6 +105,7 @@ def make_rows(number: int) -> None:
     Process.objects.create(name=name, kind="web", started_at=NOON, seen_at=NOON)
     Chat.objects.create(name=name, held_until=NOON)
     GuardAlert.objects.create(trip_id=number, outcome="SENT", at=NOON)
+    StrangerAlert.objects.create(report_id=number, outcome="SENT", at=NOON)
     LossTrip.objects.create(
         strategy_account=follower, kind="DRAWDOWN", limit=Decimal(10), value=Decimal(11), reason="it fell",
         tripped_at=NOON,

@@ -10,3 +10,8 @@ class BreakerChanged:
     """An exchange cannot be reached any more, or can again."""
 
     base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersFound:
+    """Orders bear ids of our shape that this installation never made. Their rows say `wants_alert`."""

@@ -76,6 +76,7 @@ class UnmatchedReport(models.Model):
     error = models.CharField(max_length=500, blank=True, default="")
     received_at = models.DateTimeField()
     is_open = models.BooleanField(default=False)  # an external order that rests, as far as we know
+    wants_alert = models.BooleanField(default=False)  # of our shape and not ours: somebody has to be told
 
     class Meta:
         indexes = [
@@ -83,6 +84,7 @@ class UnmatchedReport(models.Model):
             models.Index(
                 fields=["account", "market_type"], name="open_externals", condition=models.Q(is_open=True)
             ),
+            models.Index(fields=["id"], name="alerts_wanted", condition=models.Q(wants_alert=True)),
         ]
         constraints = [
             models.UniqueConstraint(

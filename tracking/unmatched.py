@@ -30,6 +30,7 @@ from orders.services.applied import Applied
 from orders.services.externals import External, externals_count
 from orders.services.settlement import apply_reports
 from orders.states import OrderStatus
+from tracking.events import StrangersFound
 from tracking.models import OrderTrackingSession, UnmatchedReport
 from tracking.sessions import sessions_ensure
 from tracking.watch import StreamKey
@@ -274,13 +275,15 @@ def _externals_make(key: StreamKey, rows: list[UnmatchedReport], source: str, no
         known = _externals(key, names)
         log: list[OrderEvent] = []
         user_id = _user_id(key)
+        strangers = False
         for row in rows:
             report = from_json(row.report)
             kept = known.get((row.symbol, row.exchange_order_id))
             if kept is None:
                 known[row.symbol, row.exchange_order_id] = kept = row
-                row.state = State.EXTERNAL
-                log.append(_event(key, user_id, report, source, now, alert=_is_foreign_for_sure(row)))
+                row.state, row.wants_alert = State.EXTERNAL, _is_foreign_for_sure(row)
+                strangers = strangers or row.wants_alert
+                log.append(_event(key, user_id, report, source, now, alert=row.wants_alert))
             else:
                 row.state = State.MATCHED  # its order is known by now, and shown by that row
             log.extend(_new_fills(key, user_id, kept, report, source, now))
@@ -288,9 +291,11 @@ def _externals_make(key: StreamKey, rows: list[UnmatchedReport], source: str, no
             kept.report, kept.is_open = to_json(newest), newest.status not in VENUE_CLOSED
         UnmatchedReport.objects.bulk_update(
             {row.pk: row for row in (*rows, *known.values())}.values(),
-            ["state", "report", "trade_ids", "is_open"],
+            ["state", "report", "trade_ids", "is_open", "wants_alert"],
         )
         _log(log)
+        if strangers:
+            publish(StrangersFound())
 
 
 def _externals_update(key: StreamKey, reports: list[OrderReport], source: str, now: datetime) -> None:

@@ -26,8 +26,8 @@ def there(number: int, attempt: int = 1, **more: Any) -> Row:
     """An order as the exchange's ledger has it: it rests, nothing filled."""
     return {
         "exchange": "binance-futures", "api_key": KEY, "symbol": "BTC/USDT", "parent_id": "",
-        "client_order_id": name(number, attempt), "status": "NEW", "quantity": "1", "filled": "0",
-        "fills": [], "accepted_ns": number * 100 + attempt, "ended_ns": 0,
+        "client_order_id": name(number, attempt), "status": "NEW", "side": "BUY", "quantity": "1",
+        "filled": "0", "fills": [], "accepted_ns": number * 100 + attempt, "ended_ns": 0,
     } | more  # fmt: skip
 
 
@@ -319,6 +319,15 @@ class TestFindings:
     def test_leave_orders_that_others_placed_alone(self) -> None:
         world = World()
         world.theirs.orders.append(there(1, client_order_id="by-hand"))
+        assert world.rules() == set()
+
+    def test_take_nothing_that_filled_of_them_for_our_position(self) -> None:
+        world = World()
+        world.theirs.orders.append(
+            there(1, client_order_id="by-hand", side="SELL", filled="0.3", status="FILLED")
+        )
+        assert world.rules() == {"position"}
+        world.theirs.positions[ACCOUNT, "BTC/USDT"] = Decimal("0.7")
         assert world.rules() == set()
 
     def test_believe_a_lane_that_the_exchange_called_full(self) -> None:
