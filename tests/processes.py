@@ -43,6 +43,7 @@ from exchanges.simulator.testing import SimulatorProcess, running_simulator
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
+FIRST_PORT = 15_000
 DATABASE_SERVER = os.environ.get("TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres")
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/5")
 NAME_PREFIX = os.environ.get("TEST_DATABASE_PREFIX", "th_processes")
@@ -64,11 +65,20 @@ def wait_until(
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that nobody listens on right now.
+
+    None that the kernel gives to outgoing connections: whoever restarts there would find it taken by one.
+    """
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = FIRST_PORT + secrets.randbelow(first_given - FIRST_PORT)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no free port between {FIRST_PORT} and {first_given}")
 
 
 class Process:

@@ -35,7 +35,7 @@ def broker(transactional_db: None) -> Iterator[Broker]:
 @pytest.fixture
 def quick(bot_api: BotApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real thread, in a hurry."""
-    monkeypatch.setattr(listeners, "_bundler", Bundler(listeners._enqueue, seconds=0.2))
+    monkeypatch.setattr(listeners, "_bundler", Bundler(listeners._enqueue, seconds=0.5))
 
 
 def work_off(broker: Broker) -> int:
