@@ -13,7 +13,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from django.db import Error, close_old_connections, connections
+from django.db import (
+    Error,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    close_old_connections,
+    connections,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +51,22 @@ class Outbox(Generic[T]):
             _watcher.wake()
 
     def write(self, record: Callable[[T], None]) -> None:
-        """Give each piece of news to `record`. One that cannot be written stays first, and is tried again."""
+        """Give each piece of news to `record`.
+
+        One that the database does not take now stays first, and is tried again; one that can never be written
+        down is dropped, loudly, so that it does not keep the others back.
+        """
         while True:
             with self._lock:
                 if not self._news:
                     return
                 news = self._news[0]
-            record(news)
+            try:
+                record(news)
+            except (OperationalError, InterfaceError, InternalError):
+                raise
+            except Exception:
+                logger.exception("Other processes will not hear of this, it cannot be written down: %s", news)
             with self._lock:
                 self._news.remove(news)
 

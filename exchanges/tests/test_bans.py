@@ -195,6 +195,44 @@ class _Child:
         self._popen.communicate(timeout=5)
 
 
+class TestOutbox:
+    @pytest.fixture
+    def outbox(self, watching: None) -> Iterator[sharing.Outbox[str]]:
+        made: sharing.Outbox[str] = sharing.Outbox()
+        for word in ("first", "second"):
+            made.put(word)
+        yield made
+        sharing._outboxes.remove(made)
+
+    def test_goes_on_behind_what_can_never_be_written(
+        self, outbox: sharing.Outbox[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """PostgreSQL takes no NUL in a text, and an exchange's words are anything."""
+        written = []
+
+        def record(word: str) -> None:
+            if word == "first":
+                raise ValueError("A string literal cannot contain NUL (0x00) characters.")
+            written.append(word)
+
+        outbox.write(record)
+        outbox.write(record)
+
+        assert written == ["second"]
+        assert "it cannot be written down: first" in caplog.text
+
+    def test_keeps_everything_while_the_database_is_away(self, outbox: sharing.Outbox[str]) -> None:
+        def away(word: str) -> None:
+            raise OperationalError("server closed the connection")
+
+        with pytest.raises(OperationalError):
+            outbox.write(away)
+
+        written: list[str] = []
+        outbox.write(written.append)
+        assert written == ["first", "second"]
+
+
 class TestTwoProcesses:
     def test_wait_when_one_of_them_was_banned(self, simulator: SimulatorProcess, tmp_path: Path) -> None:
         environment = os.environ | {
