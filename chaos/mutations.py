@@ -168,13 +168,13 @@ MUTATIONS = (
         "nobody looks at the deadline before the first byte, and signatures never grow old",
         (
             (
-                "exchanges/adapters/http.py",
+                "exchanges/adapters/departure.py",
                 "        if self.call.send_by is not None and now > self.call.send_by:\n"
                 "            raise TooLate",
                 "        if False:\n            raise TooLate",
             ),
             (
-                "exchanges/adapters/http.py",
+                "exchanges/adapters/departure.py",
                 "if call is not None and call.send_by is not None and time.monotonic() > call.send_by:",
                 "if False:",
             ),

@@ -22,7 +22,7 @@ from exchanges.adapters.exceptions import (
     RefusedForNow,
     TooManyOpenOrders,
 )
-from exchanges.adapters.http import RoundTrip
+from exchanges.adapters.hosts import RoundTrip
 from exchanges.adapters.types import OrderReport, VenueOrderStatus
 from exchanges.windows import Recorder
 

@@ -22,7 +22,7 @@ from django.db import connection
 
 from exchanges import measures
 from exchanges.adapters.breaker import OPEN_SECONDS, BreakerNews
-from exchanges.adapters.http import Hosts
+from exchanges.adapters.hosts import Hosts
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

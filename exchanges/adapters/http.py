@@ -4,8 +4,8 @@ The order of things in `RestClient.send` is the point of this module:
 
     breaker → rate limit → connection → deadline → clock, signature → the first byte
 
-The last three happen in `LastCheckRequest.send`, after the connection was acquired and with nothing
-to wait for in between: what was held up, or a process that was frozen, sends nothing late. Before
+The last three happen in `departure.LastCheckRequest.send`, after the connection was acquired and with
+nothing to wait for in between: what was held up, or a process that was frozen, sends nothing late. Before
 the first byte an error is NotSent; from then on only a readable reply ends the doubt, everything
 else is OutcomeUnknown. No request that changes something is ever sent again behind our back.
 
@@ -17,22 +17,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import select
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.connector import Connection
-from yarl import URL
 
-from exchanges.adapters.breaker import OPEN_SECONDS, Attempt, Breaker, BreakerNews
+from exchanges.adapters.breaker import Attempt
+from exchanges.adapters.departure import Call, Departure, NeverLeft, SecondSend, Signed, TooLate, departing
 from exchanges.adapters.exceptions import ErrorType, ExchangeError, NotSent, OutcomeUnknown
-from exchanges.adapters.limits import HostLimits, RateRules
+from exchanges.adapters.hosts import Host, Hosts, RoundTrip
+from exchanges.adapters.limits import RateRules
 from exchanges.adapters.secrets import Masker
 
 logger = logging.getLogger(__name__)
@@ -40,188 +36,8 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 3.0
 REQUEST_SECONDS = 10.0  # from the call until the whole answer is here
 BULK_SECONDS = 60.0  # exchangeInfo is megabytes
-_CONNECTIONS = 500  # user streams of many accounts may share a host with orders
-_KEEP_ALIVE_SECONDS = 75.0
 _KEEP_WARM_SECONDS = 25.0
-_DNS_SECONDS = 300
 _BAN_SECONDS = {429: 30.0, 418: 120.0}  # where the exchange does not say; Binance's shortest ban is 2 min
-_PEER_CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-
-
-class Signed(NamedTuple):
-    """What a signature adds: the whole query as it goes out, and headers."""
-
-    query: str
-    headers: Mapping[str, str]
-
-
-@dataclass(slots=True)
-class Call:
-    """One request, for a single order and a batch alike.
-
-    `query` is percent-encoded already: what is signed is what is sent. `changes`: the exchange's state
-    is different afterwards, so it must not be sent twice. `urgent`: an order or a cancel. `always`: tried
-    although the host seems dead, as cancels are. `orders` is what it costs of the account's order windows,
-    in the order of RateRules.order_windows.
-    """
-
-    method: str
-    path: str
-    query: str = ""
-    signed: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    weight: int = 1
-    orders: tuple[int, ...] = ()
-    urgent: bool = False
-    changes: bool = False
-    always: bool = False
-    send_by: float | None = None
-    seconds: float | None = None  # None: the client's own
-
-
-class Clock:
-    """The exchange's time, kept by our monotonic clock so that no step of the wall clock moves it."""
-
-    def __init__(self) -> None:
-        self._ahead_ms = (time.time() - time.monotonic()) * 1000
-        self.is_measured = False
-        self.measured_at = 0.0
-        self.lock = asyncio.Lock()
-
-    def now_ms(self) -> int:
-        return int(time.monotonic() * 1000 + self._ahead_ms)
-
-    def set(self, server_ms: float, *, asked_at: float, answered_at: float) -> None:
-        """Take the server's time as it was half-way between question and answer."""
-        self._ahead_ms = server_ms - (asked_at + answered_at) * 500
-        self.is_measured, self.measured_at = True, answered_at
-
-
-class Host:
-    """What all accounts of a process share about one base URL: session, clock, limits, breaker."""
-
-    def __init__(
-        self, base_url: str, session: aiohttp.ClientSession, limits: HostLimits, breaker: Breaker
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.session = session
-        self.limits = limits
-        self.breaker = breaker
-        self.clock = Clock()
-        self.keep_warm: asyncio.Task[None] | None = None
-        self._urls: dict[str, URL] = {}
-
-    def url(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self.base_url + path, encoded=True)
-        return url
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
-    """A request that left, and what came of it. `seconds`: from its first byte until that was known."""
-
-    venue: str
-    method: str
-    path: str
-    seconds: float
-    error: ExchangeError | None
-
-
-class Hosts:
-    """Every host of one I/O loop. One session per scheme, host and port, made once and kept alive."""
-
-    def __init__(
-        self,
-        *,
-        on_ban: Callable[[str, float, str], None] | None = None,
-        on_breaker: Callable[[BreakerNews], None] | None = None,
-        breaker_seconds: float = OPEN_SECONDS,
-        on_round_trip: Callable[[RoundTrip], None] | None = None,
-    ) -> None:
-        self.on_round_trip = on_round_trip
-        self.sessions_made: dict[str, int] = {}
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._hosts: dict[str, Host] = {}
-        self._bans: dict[str, tuple[float, str]] = {}  # of hosts that nobody has asked for yet
-        self._breakers: dict[str, BreakerNews] = {}  # likewise
-        self._on_ban = on_ban
-        self._on_breaker = on_breaker
-        self._breaker_seconds = breaker_seconds
-
-    def session(self, url: str) -> aiohttp.ClientSession:
-        """Return the one session of this URL's host. Must be called on the loop."""
-        parsed = URL(url, encoded=True)
-        scheme = {"ws": "http", "wss": "https"}.get(parsed.scheme, parsed.scheme)
-        origin = f"{scheme}://{parsed.host}:{parsed.port}"
-        if origin not in self._sessions:
-            self._sessions[origin] = _new_session()
-            self.sessions_made[origin] = self.sessions_made.get(origin, 0) + 1
-        return self._sessions[origin]
-
-    def host(self, base_url: str, venue: str, rules: RateRules) -> Host:
-        host = self._hosts.get(base_url)
-        if host is None:
-            on_ban = self._on_ban
-
-            def announce(until: float, reason: str) -> None:
-                if on_ban is not None:
-                    on_ban(base_url, until, reason)
-
-            breaker = Breaker(base_url, venue, open_seconds=self._breaker_seconds, on_change=self._on_breaker)
-            limits = HostLimits(venue, rules, on_ban=announce)
-            host = self._hosts[base_url] = Host(base_url, self.session(base_url), limits, breaker)
-            if (known := self._breakers.pop(base_url, None)) is not None:
-                breaker.adopt(known)
-            until, reason = self._bans.pop(base_url, (0.0, ""))
-            if (seconds := until - time.monotonic()) > 0:
-                host.limits.ban(seconds, reason, announce=False)
-        return host
-
-    def ban(self, base_url: str, seconds: float, reason: str) -> None:
-        """Obey a ban that another process has met, also when the first call comes later."""
-        if (host := self._hosts.get(base_url)) is not None:
-            host.limits.ban(seconds, reason, announce=False)
-        else:
-            self._bans[base_url] = (time.monotonic() + seconds, reason)
-
-    def adopt(self, news: BreakerNews) -> None:
-        """Take over what another process found of a host, also when the first call comes later."""
-        if (host := self._hosts.get(news.base_url)) is not None:
-            host.breaker.adopt(news)
-        else:
-            self._breakers[news.base_url] = news
-
-    async def close(self) -> None:
-        for host in self._hosts.values():
-            if host.keep_warm is not None:
-                host.keep_warm.cancel()
-        for session in self._sessions.values():
-            await session.close()
-        self._hosts.clear()
-        self._sessions.clear()
-
-
-def _new_session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        limit=_CONNECTIONS,
-        keepalive_timeout=_KEEP_ALIVE_SECONDS,
-        ttl_dns_cache=_DNS_SECONDS,
-        resolver=aiohttp.ThreadedResolver(),
-    )  # TCP_NODELAY is set by aiohttp on every connection
-    return aiohttp.ClientSession(
-        connector=connector,
-        request_class=LastCheckRequest,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "tradehub"},
-        skip_auto_headers=["Content-Type"],  # a POST without a body has none
-    )
-
-
-class _NeverLeft(Exception):
-    """The connection turned out to be closed before the first byte was written."""
 
 
 class _Unreached(Exception):
@@ -230,91 +46,6 @@ class _Unreached(Exception):
     def __init__(self, error: NotSent | OutcomeUnknown) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-class _SecondSend(Exception):
-    """The HTTP library wanted to repeat a request that changes something."""
-
-
-@dataclass(slots=True)
-class _Departure:
-    """Carries a call to the moment of sending and remembers whether that moment came."""
-
-    call: Call
-    clock: Clock
-    sign: Callable[[str, int], Signed] | None
-    has_left: bool = False
-    left_at: float = 0.0
-    answered_at: float = 0.0
-
-    def leave(self) -> Signed:
-        """Last check and signature; from here on the request counts as sent."""
-        if self.has_left and self.call.changes:
-            raise _SecondSend
-        now = time.monotonic()
-        if self.call.send_by is not None and now > self.call.send_by:
-            raise TooLate
-        self.has_left, self.left_at = True, now
-        if self.call.urgent and self.call.changes and (hear := departures.get()) is not None:
-            hear(now)
-        if self.sign is None:
-            return Signed(self.call.query, {})
-        return self.sign(self.call.query, self.clock.now_ms())
-
-
-class TooLate(Exception):
-    """The deadline passed before the first byte."""
-
-
-# Hears when the first byte of each order or cancel leaves that this context sends: monotonic seconds. It is
-# called on the I/O loop right before that byte, so it must do next to nothing.
-departures: ContextVar[Callable[[float], None] | None] = ContextVar("departures", default=None)
-_departing: ContextVar[_Departure | None] = ContextVar("departing", default=None)
-
-
-class LastCheckRequest(aiohttp.ClientRequest):
-    """Checks the deadline, then signs, when nothing but the socket is left to come."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._departure = _departing.get()
-
-    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        departure = self._departure
-        if departure is None:  # a websocket handshake
-            return await super().send(conn)
-        if _is_closed_by_peer(conn):
-            # We were frozen or busy while the server hung up: the loop has not seen it yet.
-            raise _NeverLeft
-        query, headers = departure.leave()
-        if headers:
-            self.headers.update(headers)
-        if query:
-            self.url = URL(f"{self.url.raw_path}?{query}", encoded=True)
-        return await super().send(conn)
-
-    async def write_bytes(
-        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
-    ) -> None:
-        # A body is written by a task of its own, headers and all: check once more.
-        call = self._departure.call if self._departure is not None else None
-        if call is not None and call.send_by is not None and time.monotonic() > call.send_by:
-            assert self._departure is not None
-            self._departure.has_left = False
-            if conn.protocol is not None:
-                conn.protocol.set_exception(TooLate())
-            return
-        await super().write_bytes(writer, conn, content_length)
-
-
-def _is_closed_by_peer(conn: Connection) -> bool:
-    transport = conn.transport
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None:
-        return True
-    poller = select.poll()
-    poller.register(sock.fileno(), _PEER_CLOSED)
-    return bool(poller.poll(0))
 
 
 class RestClient:
@@ -392,7 +123,7 @@ class RestClient:
         return await self._send_once(call, attempt)
 
     async def _send_once(self, call: Call, attempt: Attempt) -> Any:
-        departure = _Departure(call, self.host.clock, self._sign if call.signed else None)
+        departure = Departure(call, self.host.clock, self._sign if call.signed else None)
         try:
             answer = await self._converse(call, attempt, departure)
         except ExchangeError as exc:
@@ -404,14 +135,14 @@ class RestClient:
         self._measure(departure, None)
         return answer
 
-    def _measure(self, departure: _Departure, error: ExchangeError | None) -> None:
+    def _measure(self, departure: Departure, error: ExchangeError | None) -> None:
         hear = self._hosts().on_round_trip
         if hear is not None and departure.has_left:
             call = departure.call
             seconds = (departure.answered_at or time.monotonic()) - departure.left_at
             hear(RoundTrip(self.venue, call.method, call.path, seconds, error))
 
-    async def _converse(self, call: Call, attempt: Attempt, departure: _Departure) -> Any:
+    async def _converse(self, call: Call, attempt: Attempt, departure: Departure) -> Any:
         host = self.host
         async with host.limits.admitted(
             weight=call.weight,
@@ -448,12 +179,12 @@ class RestClient:
         return body
 
     async def _exchange(
-        self, host: Host, call: Call, departure: _Departure
+        self, host: Host, call: Call, departure: Departure
     ) -> tuple[int, Mapping[str, str], bytes]:
         timeout = self._timeout
         if call.seconds is not None:
             timeout = aiohttp.ClientTimeout(total=call.seconds, sock_connect=timeout.sock_connect)
-        token = _departing.set(departure)
+        token = departing.set(departure)
         try:
             async with host.session.request(
                 call.method,
@@ -468,9 +199,9 @@ class RestClient:
             raise NotSent(
                 "the deadline had passed before the request could leave", venue=self.venue
             ) from None
-        except _NeverLeft:
+        except NeverLeft:
             raise _Unreached(self._not_sent(call, "the kept connection was closed")) from None
-        except _SecondSend:
+        except SecondSend:
             error = self._unknown(call, "the connection was closed before an answer came")
             raise _Unreached(error) from None
         except TimeoutError as exc:
@@ -485,7 +216,7 @@ class RestClient:
             make = self._unknown if departure.has_left else self._not_sent
             raise _Unreached(make(call, words)) from None
         finally:
-            _departing.reset(token)
+            departing.reset(token)
 
     def _not_sent(self, call: Call, why: str) -> NotSent:
         text = self.mask(f"{call.method} {call.path} was not sent, network error: {why}")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from exchanges import runtime
-from exchanges.adapters.http import Hosts
+from exchanges.adapters.hosts import Hosts
 from exchanges.simulator.testing import simulator, simulator_process
 from exchanges.tests.scripted import ScriptedServer, scripted_server
 

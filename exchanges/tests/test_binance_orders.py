@@ -16,7 +16,7 @@ from exchanges.adapters import exceptions as exc
 from exchanges.adapters.binance.adapter import BinanceExchange
 from exchanges.adapters.binance.futures import BinanceFutures
 from exchanges.adapters.binance.spot import BinanceSpot
-from exchanges.adapters.http import Hosts
+from exchanges.adapters.hosts import Hosts
 from exchanges.adapters.testing import make_request
 from exchanges.adapters.types import (
     Balance,

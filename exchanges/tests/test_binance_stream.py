@@ -17,7 +17,7 @@ from exchanges.adapters.binance import stream as binance_stream
 from exchanges.adapters.binance.futures import BinanceFutures
 from exchanges.adapters.binance.spot import BinanceSpot
 from exchanges.adapters.binance.stream import algo_update, execution_report, order_trade_update
-from exchanges.adapters.http import Hosts
+from exchanges.adapters.hosts import Hosts
 from exchanges.adapters.streaming import delay_after
 from exchanges.adapters.types import (
     Credentials,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from exchanges.adapters import breaker as breaker_module
 from exchanges.adapters.breaker import ANSWERS_TO_CLOSE, Attempt, Breaker, BreakerNews, BreakerState
+from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import CircuitOpen, InsufficientFunds, NotSent, OutcomeUnknown
-from exchanges.adapters.http import Call, Hosts
+from exchanges.adapters.hosts import Hosts
 from exchanges.adapters.types import Credentials, Endpoints, OrderRef
 from exchanges.tests.scripted import Reply, ScriptedServer
 from exchanges.tests.test_http import ORDER, make_client, make_order

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, judge_for
+from exchanges.adapters.departure import Call, Signed
 from exchanges.adapters.exceptions import (
     ErrorType,
     InsufficientFunds,
@@ -21,7 +22,8 @@ from exchanges.adapters.exceptions import (
     RateLimited,
     RefusedForNow,
 )
-from exchanges.adapters.http import Call, Hosts, RestClient, Signed
+from exchanges.adapters.hosts import Hosts
+from exchanges.adapters.http import RestClient
 from exchanges.adapters.limits import OrderWindow, RateRules
 from exchanges.adapters.secrets import Masker
 from exchanges.adapters.types import MarketType

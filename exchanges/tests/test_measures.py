@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from exchanges import measures
+from exchanges.adapters.departure import departures
 from exchanges.adapters.exceptions import (
     CircuitOpen,
     DuplicateClientOrderId,
@@ -19,7 +20,7 @@ from exchanges.adapters.exceptions import (
     RateLimited,
     TooManyOpenOrders,
 )
-from exchanges.adapters.http import Hosts, RoundTrip, departures
+from exchanges.adapters.hosts import Hosts, RoundTrip
 from exchanges.adapters.types import MarketType, OrderReport, VenueOrderStatus
 from exchanges.tests.scripted import Reply, ScriptedServer
 from exchanges.tests.test_http import ORDER, make_client, make_order

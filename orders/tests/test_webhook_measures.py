@@ -10,7 +10,7 @@ import pytest
 
 from exchanges import measures
 from exchanges.adapters import exceptions as errors
-from exchanges.adapters.http import departures
+from exchanges.adapters.departure import departures
 from exchanges.windows import merged
 from orders.models import StrategyAccount, WebhookDelivery
 from orders.tests.factories import (

@@ -21,7 +21,7 @@ from django.db import close_old_connections
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from exchanges import measures
-from exchanges.adapters.http import departures
+from exchanges.adapters.departure import departures
 from orders.services.intake import NOTHING_DONE, Incoming, webhook_receive
 from orders.webhook.answers import WebhookAnswer, refusal, time_out
 from orders.webhook.authentication import client_address

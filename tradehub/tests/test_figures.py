@@ -17,7 +17,7 @@ from pytest_django import Settings
 
 from exchanges import measures
 from exchanges.adapters.exceptions import OutcomeUnknown
-from exchanges.adapters.http import RoundTrip
+from exchanges.adapters.hosts import RoundTrip
 from exchanges.models import Breaker
 from exchanges.windows import Recorder
 from orders.clock import database_now

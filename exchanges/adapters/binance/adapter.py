@@ -20,6 +20,7 @@ from exchanges.adapters.binance.auth import Signer, encode_query, plain
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, VENUE, judge_for
 from exchanges.adapters.binance.instruments import published_limits
 from exchanges.adapters.binance.words import UNREADABLE, Row, moment
+from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import (
     ErrorType,
     ExchangeError,
@@ -29,7 +30,8 @@ from exchanges.adapters.exceptions import (
     OutcomeUnknown,
     UnsupportedOrder,
 )
-from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, Call, Hosts, RestClient
+from exchanges.adapters.hosts import Hosts
+from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, RestClient
 from exchanges.adapters.limits import RateRules
 from exchanges.adapters.secrets import Masker
 from exchanges.adapters.streaming import AccountStream

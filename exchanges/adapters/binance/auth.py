@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from urllib.parse import quote
 
-from exchanges.adapters.http import Signed
+from exchanges.adapters.departure import Signed
 from exchanges.adapters.types import Credentials
 
 API_KEY_HEADER = "X-MBX-APIKEY"

@@ -32,8 +32,9 @@ from exchanges.adapters.binance.errors import HEDGE_MODE, error_from
 from exchanges.adapters.binance.instruments import FUTURES_CONDITIONAL_CAP, futures_instruments
 from exchanges.adapters.binance.stream import FuturesStream
 from exchanges.adapters.binance.words import ALGO_STATUS, FUTURES_TYPE, ORDER_STATUS, Row, moment, number
+from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown, RefusedForGood
-from exchanges.adapters.http import BULK_SECONDS, Call
+from exchanges.adapters.http import BULK_SECONDS
 from exchanges.adapters.limits import OrderWindow, RateRules
 from exchanges.adapters.types import (
     STOP_TYPES,

@@ -29,8 +29,9 @@ from exchanges.adapters.binance.words import (
     moment,
     number,
 )
+from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import AuthenticationFailed, UnsupportedOrder
-from exchanges.adapters.http import BULK_SECONDS, Call
+from exchanges.adapters.http import BULK_SECONDS
 from exchanges.adapters.limits import OrderWindow, RateRules
 from exchanges.adapters.types import (
     Balance,

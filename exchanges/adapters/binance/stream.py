@@ -31,8 +31,10 @@ from exchanges.adapters.binance.words import (
     moment,
     number,
 )
+from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import ExchangeError, OutcomeUnknown
-from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, Call, Hosts, RestClient
+from exchanges.adapters.hosts import Hosts
+from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, RestClient
 from exchanges.adapters.secrets import Masker
 from exchanges.adapters.streaming import MAX_MESSAGE_BYTES, PING_SECONDS, AccountStream, OrderlyEnd
 from exchanges.adapters.types import (
