@@ -23,6 +23,7 @@ from chaos.system import System, django_on, session_of_trader, set_up
 from chaos.ticking import FastClock
 from exchanges.simulator.testing import ControlError
 from tests.processes import ROOT, wait_until
+from tests.servers import ServerFailed
 
 ARTIFACTS = ROOT / "artifacts" / "chaos"
 CONNECTED_SECONDS = 30.0
@@ -66,7 +67,7 @@ class Campaign:
         """Make one run; one that cannot even begin, or be looked at, has failed as well."""
         try:
             return self._one(seed, following, fleet)
-        except (AssertionError, OSError, ControlError, psycopg.Error) as fault:
+        except (AssertionError, OSError, ControlError, ServerFailed, psycopg.Error) as fault:
             self.failed.append(seed)
             self.seconds.append(0.0)
             say(f"seed {seed} FAILED:\n    broke off: {type(fault).__name__} {str(fault)[:1500]}")

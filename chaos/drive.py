@@ -20,6 +20,7 @@ from chaos.fleet import Fleet
 from chaos.plan import Action, Kind, Plan, api_key, api_secret
 from chaos.system import System
 from exchanges.simulator.testing import ControlError
+from tests.servers import ServerFailed
 
 THREADS = 24
 ANSWER_SECONDS = 6.0
@@ -103,7 +104,7 @@ class Driver:
         }
         try:
             told = steps[action.kind](**action.what)
-        except (OSError, ControlError, AssertionError, ValueError) as fault:
+        except (OSError, ControlError, AssertionError, ServerFailed, ValueError) as fault:
             told = f"did not work: {type(fault).__name__} {str(fault)[:200]}"
         self.note(f"{action}{' -> ' + told if told else ''}")
 

@@ -105,6 +105,7 @@ class Fleet:
     _ports: dict[str, int] = field(default_factory=dict)
     _frozen: set[str] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _restarting: threading.Lock = field(default_factory=threading.Lock)  # two power cuts come one by one
 
     @property
     def names(self) -> list[str]:
@@ -197,17 +198,20 @@ class Fleet:
     def restart_redis(self) -> None:
         """Kill Redis and start it empty: the broker's jobs, the caches and the live events are gone."""
         self._frozen.discard("redis")
-        self.servers.redis.restart()
+        with self._restarting:
+            self.servers.redis.restart()
 
     def restart_postgres(self, *, immediately: bool) -> None:
         self.thaw("postgres")
-        self.servers.postgres.restart(immediately=immediately)
+        with self._restarting:
+            self.servers.postgres.restart(immediately=immediately)
 
     def servers_up(self) -> None:
-        if not self.servers.redis.is_running:
-            self.servers.redis.start()
-        if not self.servers.postgres.is_running:
-            self.servers.postgres.start()
+        with self._restarting:
+            if not self.servers.redis.is_running:
+                self.servers.redis.start()
+            if not self.servers.postgres.is_running:
+                self.servers.postgres.start()
 
     # --- all ------------------------------------------------------------------------------------------
 
