@@ -51,15 +51,27 @@ logger = logging.getLogger(__name__)
 MARKET_WAITS_SECONDS = 60.0
 TOO_OLD = "the signal was too old when it could be sent"
 
-_owner: tuple[int, str] = (0, "")
+
+def _new_name() -> str:
+    return f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+# Made when the process begins, and not by its first webhooks: several at the same instant would each make
+# one, and what is written down under a name that is given up is nobody's.
+_owner = _new_name()
 
 
 def owner() -> str:
     """Return this process's name as a lease holder; a forked child has one of its own."""
-    global _owner  # noqa: PLW0603  one per process, made on first use
-    if _owner[0] != os.getpid():
-        _owner = os.getpid(), f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
-    return _owner[1]
+    return _owner
+
+
+def _rename() -> None:
+    global _owner  # noqa: PLW0603
+    _owner = _new_name()
+
+
+os.register_at_fork(after_in_child=_rename)
 
 
 def lease_until(now: datetime) -> datetime:
