@@ -45,6 +45,7 @@ def toast(page: Page) -> Locator:
 
 
 class TestFailedOrders:
+    @on_sqlite
     def test_are_removed_after_a_question(self, site: Site, web: Process, context: BrowserContext) -> None:
         first, second = fail(site), fail(site, "ETH/USDT")
         page = log_in(context, web)
@@ -79,6 +80,7 @@ class TestFailedOrders:
         expect(page.locator("#orders-rows tr")).to_contain_text("95,000.0")
         expect(page.locator("#events-rows")).to_contain_text("Sent again")
 
+    @on_sqlite
     def test_are_scheduled_and_taken_back(self, site: Site, web: Process, context: BrowserContext) -> None:
         number = fail(site)
         page = log_in(context, web)
@@ -103,6 +105,7 @@ class TestFailedOrders:
         page.reload()
         expect(row(page, number)).not_to_contain_text("scheduled for")
 
+    @on_sqlite
     def test_are_removed_together(self, site: Site, web: Process, context: BrowserContext) -> None:
         numbers = [fail(site) for _ in range(3)]
         page = log_in(context, web)
@@ -121,6 +124,7 @@ class TestFailedOrders:
         expect(page.locator("#failed-selected")).to_have_text("")
         expect(page.locator("[data-all=remove]")).to_be_disabled()
 
+    @on_sqlite
     def test_cannot_be_sent_again_when_all_retries_are_used_up(
         self, site: Site, web: Process, context: BrowserContext
     ) -> None:
@@ -397,6 +401,7 @@ class TestWaitingOrders:
         expect(page.locator(f"#waiting-{worse}")).to_contain_text("<script>")
         assert page.locator("#waiting script, #waiting img").count() == 0
 
+    @on_sqlite
     def test_show_their_age(self, site: Site, web: Process, context: BrowserContext) -> None:
         page = log_in(context, web)
         number = write(site, "wait").strip()
