@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,15 +9,8 @@ from datetime import timedelta
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from orders.names import new_owner
 from tracking.models import Lease
-
-OWNER_LENGTH = 64
-
-
-def new_owner() -> str:
-    """Return a name for a holder of leases: this machine and process, and never the same twice."""
-    tail = f":{os.getpid()}:{secrets.token_hex(4)}"
-    return socket.gethostname()[: OWNER_LENGTH - len(tail)] + tail
 
 
 def lease_acquire(*, name: str, owner: str, seconds: float) -> bool:

@@ -21,10 +21,11 @@ from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
 from exchanges.models import Account, ConfigVersion
+from orders.names import new_owner
 from orders.services.queue import due_books, rebalance
 from tracking.applier import Applier
 from tracking.follower import Follower
-from tracking.leases import lease_acquire, lease_release, new_owner
+from tracking.leases import lease_acquire, lease_release
 from tracking.resolver import cancels_sweep, gaps_sweep, resolve
 from tracking.sessions import (
     RENEW_SECONDS,

@@ -21,7 +21,7 @@ from django_q.signals import post_execute_in_worker, post_spawn
 
 from exchanges import measures
 from orders.clock import database_now, sql_now
-from tracking.leases import new_owner
+from orders.names import new_owner
 from tradehub.models import Process, ProcessKind
 
 logger = logging.getLogger(__name__)

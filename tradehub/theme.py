@@ -83,6 +83,8 @@ UNFOLD: dict[str, Any] = {
                 _item("Done jobs", "task_alt", "django_q.success"),
                 _item("Alerts", "campaign", "notifications.alert"),
                 _item("Alerts of loss guards", "campaign", "notifications.guardalert"),
+                _item("Alerts of exchanges", "campaign", "notifications.breakeralert"),
+                _item("Alerts of strange orders", "campaign", "notifications.strangeralert"),
                 _item("Chats", "chat", "notifications.chat"),
                 _item("Processes", "memory", "tradehub.process"),
                 _item("Leases", "lock", "tracking.lease"),

@@ -6,8 +6,6 @@ import json
 import logging
 import math
 import os
-import secrets
-import socket
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -36,6 +34,7 @@ from orders.models import (
     PlacementOutcome,
     WebhookDelivery,
 )
+from orders.names import new_owner
 from orders.services import submission
 from orders.services.applied import Applied, Outcome, Stopped
 from orders.services.cancellation import cancels_send
@@ -51,14 +50,9 @@ logger = logging.getLogger(__name__)
 MARKET_WAITS_SECONDS = 60.0
 TOO_OLD = "the signal was too old when it could be sent"
 
-
-def _new_name() -> str:
-    return f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
 # Made when the process begins, and not by its first webhooks: several at the same instant would each make
 # one, and what is written down under a name that is given up is nobody's.
-_owner = _new_name()
+_owner = new_owner()
 
 
 def owner() -> str:
@@ -68,7 +62,7 @@ def owner() -> str:
 
 def _rename() -> None:
     global _owner  # noqa: PLW0603
-    _owner = _new_name()
+    _owner = new_owner()
 
 
 os.register_at_fork(after_in_child=_rename)

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.db.models.functions import Now
 
-from tracking.leases import OWNER_LENGTH, lease_acquire, lease_release, leased, new_owner
+from orders.names import OWNER_LENGTH, new_owner
+from tracking.leases import lease_acquire, lease_release, leased
 from tracking.models import Lease
 
 pytestmark = pytest.mark.django_db
