@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +47,7 @@ class Campaign:
     patience: float = SETTLE_SECONDS
     failed: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    sums: Counter[str] = field(default_factory=Counter)
     fleets: int = 0
 
     def run(self, seeds: range) -> None:
@@ -116,9 +119,14 @@ class Campaign:
             file.writelines(f"seed {plan.seed} {line}\n" for line in loud)
         if settled.seconds > SLOW_SECONDS:
             write_report(ARTIFACTS / "slow", plan, fleet, driver, settled, marks)
+        counts = {
+            "webhooks": len(driver.sent), "intents": len(audit.ours.intents),
+            "orders": len(audit.theirs_ours), "fills": len(audit.ours.executions),
+        }  # fmt: skip
+        self.sums.update(counts)
+        self.sums["without an order"] += not audit.theirs_ours
         say(
-            f"seed {plan.seed} ok: {len(driver.sent)} webhooks, {len(audit.ours.intents)} intents,"
-            f" {len(audit.theirs_ours)} orders, {len(audit.ours.executions)} fills;"
+            f"seed {plan.seed} ok: {_told(counts)};"
             f" {spent}+{settled.seconds:.1f} s{f'; {len(loud)} loud lines' if loud else ''}"
         )
         return True
@@ -126,6 +134,10 @@ class Campaign:
     def _plan(self, seed: int) -> Plan:
         size = self.size
         return make_plan(seed, webs=size.webs, streams=size.streams, workers=size.workers)
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _open(plan: Plan, fleet: Fleet) -> None:
@@ -175,6 +187,7 @@ def main(argv: list[str]) -> int:
         done = len(campaign.seconds)
         say(f"{done} runs in {took:.0f} s, {len(campaign.failed)} failed{': ' if campaign.failed else ''}"
             + ", ".join(map(str, campaign.failed)))  # fmt: skip
+        say(f"The others: {_told(campaign.sums)}.")
         return 1 if campaign.failed or done < options.runs else 0
 
 

@@ -24,7 +24,7 @@ from tests.servers import ServerFailed
 
 THREADS = 24
 ANSWER_SECONDS = 6.0
-PATIENCE = (0.2, 0.5, 1.0, 1.5)  # between a patient sender's tries
+PATIENCE = (0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # between tries: together longer than a start
 FINISH_SECONDS = 20.0
 SIGNALS = {Kind.KILL, Kind.FREEZE, Kind.THAW}
 
@@ -38,6 +38,8 @@ class Sent:
     status: int | None  # None: no answer
     body: dict[str, Any]
     payload: dict[str, Any]
+    began: float  # monotonic seconds
+    ended: float
 
 
 @dataclass
@@ -132,6 +134,7 @@ class Driver:
         )
         status: int | None = None
         body: dict[str, Any] = {}
+        began = time.monotonic()
         try:
             with self._opener.open(request, timeout=ANSWER_SECONDS) as response:
                 status, body = response.status, json.load(response)
@@ -143,8 +146,9 @@ class Driver:
                 body = {}
         except (OSError, ValueError):  # refused, reset, timed out, broken off
             pass
+        one = Sent(payload.get("webhook_id", ""), desk, status, body, payload, began, time.monotonic())
         with self._lock:
-            self.sent.append(Sent(payload.get("webhook_id", ""), desk, status, body, payload))
+            self.sent.append(one)
         return status
 
     def _other_web(self, name: str) -> str:

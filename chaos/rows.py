@@ -8,7 +8,7 @@ from chaos.drive import Sent
 from chaos.fleet import Fleet
 from chaos.plan import Plan, api_key
 from chaos.system import System
-from chaos.verify import Audit, Ours, Promise, Theirs
+from chaos.verify import Audit, Ours, Promise, Theirs, Try
 
 _ACCOUNTS = "JOIN exchanges_account a ON a.id = {}.account_id WHERE a.name = ANY(%(accounts)s)"
 QUERIES = {
@@ -49,14 +49,18 @@ QUERIES = {
 
 
 def audit_of(
-    plan: Plan, fleet: Fleet, system: System, promises: Sequence[Promise], *, is_over: bool = False
+    plan: Plan, fleet: Fleet, system: System, sent: Sequence[Sent], *, is_over: bool = False
 ) -> Audit:
-    """Read both sides of a run's accounts."""
+    """Read both sides of a run's accounts, and hold what its senders heard against them."""
     keys = {api_key(name): name for name in plan.accounts}
     theirs = Theirs.from_ledger(fleet.simulator.ledger(), keys)
     names = {"accounts": list(plan.accounts), "desks": [desk.name for desk in plan.desks]}
     ours = Ours(**system.snapshot(QUERIES, names))
-    return Audit(ours, theirs, promises, keys, plan.limit_cap, plan.stop_cap, is_over=is_over)
+    tries = [
+        Try(one.desk, one.webhook_id, one.status, one.began, one.ended) for one in sent if one.webhook_id
+    ]
+    promises = promises_of(plan, sent)
+    return Audit(ours, theirs, promises, keys, plan.limit_cap, plan.stop_cap, is_over=is_over, tries=tries)
 
 
 def promises_of(plan: Plan, sent: Sequence[Sent]) -> list[Promise]:

@@ -9,7 +9,7 @@ from typing import Any
 from chaos.drive import Driver
 from chaos.fleet import Fleet
 from chaos.plan import PRICES, Plan
-from chaos.rows import audit_of, promises_of
+from chaos.rows import audit_of
 from chaos.system import System
 from chaos.verify import Audit, Finding
 from exchanges.simulator.testing import ControlError
@@ -71,7 +71,7 @@ def _agree(
     waited_for: list[str] = []
     while True:
         fleet.start_all()  # what was killed last comes back
-        audit = audit_of(plan, fleet, system, promises_of(plan, driver.sent), is_over=is_over)
+        audit = audit_of(plan, fleet, system, driver.sent, is_over=is_over)
         findings = audit.findings()
         took = time.monotonic() - began
         if not findings or any(finding.final for finding in findings) or took > seconds:

@@ -19,6 +19,7 @@ Row = dict[str, Any]
 ZERO = Decimal(0)
 LIVE_THERE = frozenset({"NEW", "PARTIALLY_FILLED"})
 HOME_ROWS = {"QUEUE": "pending", "EXCHANGE": "open", "FAILED": "failed", "DONE": ""}
+SHORTEST_LEASE = 1.0  # seconds: no process's work is taken over sooner (chaos/fleet.py)
 MARKETS = {"binance-futures": "FUTURES", "binance-spot": "SPOT"}
 
 
@@ -88,6 +89,17 @@ class Promise:
     intents: int
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try to send a webhook; `status` None: no answer. Times by one clock, in seconds."""
+
+    strategy: str
+    webhook_id: str
+    status: int | None
+    began: float
+    ended: float
+
+
 @dataclass(slots=True)
 class Audit:
     """One comparison. `keys`: account names by api key; `is_over`: everything was canceled at the end."""
@@ -99,6 +111,7 @@ class Audit:
     limit_cap: int
     stop_cap: int
     is_over: bool = False
+    tries: Sequence[Try] = ()
     by_placement: dict[str, Row] = field(init=False)
     intents: dict[int, Row] = field(init=False)
     theirs_ours: list[Row] = field(init=False)  # their orders that bear an id of our shape
@@ -122,6 +135,7 @@ class Audit:
             self._never_asks_too_much,
             self._not_after_its_cancel,
             self._promises_kept,
+            self._worked_at_once,
             self._one_home,
             self._done_is_done,
             self._open_agree,
@@ -230,6 +244,21 @@ class Audit:
             elif made[name] != promise.intents:
                 text = f"{promise.webhook_id}: {made[name]} intents of {promise.intents}"
                 yield Finding("lost intents", text, final=True)
+
+    def _worked_at_once(self) -> Iterator[Finding]:
+        """The first try of a webhook is never told that another one is at work: there is no other."""
+        sent: dict[tuple[str, str], list[Try]] = defaultdict(list)
+        for one in self.tries:
+            sent[one.strategy, one.webhook_id].append(one)
+        for (_, webhook_id), tries in sent.items():
+            first, *others = sorted(tries, key=lambda one: one.began)
+            # Who slept longer than its lease finds its work taken over.
+            is_excused = first.ended - first.began > SHORTEST_LEASE or any(
+                other.began < first.ended for other in others
+            )
+            if first.status == 409 and not is_excused:
+                text = f"{webhook_id}: the first who sent it was told that another one is at work"
+                yield Finding("carried out late", text, final=True)
 
     # --- our own rows ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chaos.verify import Audit, Ours, Promise, Theirs, fold
+from chaos.verify import Audit, Ours, Promise, Theirs, Try, fold
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ACCOUNT, KEY = "r1a", "key-r1a"
@@ -57,6 +57,7 @@ class World:
         filled = there(2, status="FILLED", filled="1", fills=[fill(1, "0.4"), fill(2, "0.6", "110")])
         self.theirs = Theirs([there(1), filled], [], {(ACCOUNT, "BTC/USDT"): Decimal(1)})
         self.promises = [Promise("s1", "w1", 3)]
+        self.tries = [Try("s1", "w1", 200, 0.0, 0.1), Try("s1", "w1", 409, 0.05, 0.06)]
         self.is_over = False
 
     @staticmethod
@@ -92,7 +93,16 @@ class World:
 
     def rules(self) -> set[str]:
         """The names of the rules that find something."""
-        audit = Audit(self.ours, self.theirs, self.promises, {KEY: ACCOUNT}, 1, 1, is_over=self.is_over)
+        audit = Audit(
+            self.ours,
+            self.theirs,
+            self.promises,
+            {KEY: ACCOUNT},
+            1,
+            1,
+            is_over=self.is_over,
+            tries=self.tries,
+        )
         return {finding.rule for finding in audit.findings()}
 
 
@@ -136,6 +146,10 @@ def placed_after_cancel(world: World) -> None:
 
 def lost_webhook(world: World) -> None:
     world.promises.append(Promise("s1", "w2", 0))
+
+
+def carried_out_late(world: World) -> None:
+    world.tries.append(Try("s1", "w2", 409, 0.05, 0.06))
 
 
 def lost_intents(world: World) -> None:
@@ -262,6 +276,7 @@ WRONG: list[tuple[Callable[[World], None], str]] = [
     (placed_after_cancel, "placed after cancel"),
     (lost_webhook, "lost webhook"),
     (lost_intents, "lost intents"),
+    (carried_out_late, "carried out late"),
     (two_homes, "home"),
     (homeless, "home"),
     (done_too_early, "done too early"),
@@ -314,6 +329,11 @@ class TestFindings:
         world.theirs.orders.append(there(1, attempt=2, accepted_ns=102))
         world.ours.placements.append(World.placement(1, attempt=2))
         world.ours.open[0]["client_order_id"] = name(1, 2)
+        assert world.rules() == set()
+
+    def test_let_one_who_slept_hear_that_its_work_was_taken_over(self) -> None:
+        world = World()
+        world.tries.append(Try("s1", "w2", 409, 0.05, 2.0))
         assert world.rules() == set()
 
     def test_leave_orders_that_others_placed_alone(self) -> None:
