@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from exchanges.adapters.types import OrderReport
+from orders.services.matching import numbers_of
 from orders.states import OrderStatus
 
 _ZERO = Decimal(0)
@@ -34,6 +35,7 @@ class OurOrder:
     status: str
     booked: Decimal
     is_open: bool
+    is_conditional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,10 @@ def _disagreement(order: OurOrder, report: OrderReport) -> Disagreement | None:
         return Disagreement.FOUND
     if (report.filled_quantity or _ZERO) > order.booked:
         return Disagreement.FILLED_MORE
-    if report.child_order_id and report.child_order_id != order.child_order_id:
+    child = report.child_order_id
+    if order.is_conditional and not report.conditional:
+        child = child or report.exchange_order_id  # the order that it has become, listed as any other
+    if child and child != order.child_order_id:
         return Disagreement.TRIGGERED
     return None
 
@@ -97,19 +102,21 @@ class _Index:
         self._orders = {order.placement_id: order for order in ours}
         self._by_client = {order.client_order_id: order for order in self._orders.values()}
         self._by_id = {
-            (order.symbol, name): order
+            (order.symbol, *number): order
             for order in self._orders.values()
-            for name in (order.exchange_order_id, order.child_order_id)
-            if name
+            for number in numbers_of(
+                order.exchange_order_id, order.child_order_id, is_conditional=order.is_conditional
+            )
         }
 
     def __iter__(self) -> Iterator[OurOrder]:
         return iter(self._orders.values())
 
     def match(self, report: OrderReport) -> OurOrder | None:
-        by_client = self._by_client.get(report.client_order_id) if report.client_order_id else None
-        return (
-            by_client
-            or self._by_id.get((report.symbol, report.exchange_order_id))
-            or self._by_id.get((report.symbol, report.child_order_id))
+        if report.client_order_id and (order := self._by_client.get(report.client_order_id)):
+            return order
+        numbers = numbers_of(
+            report.exchange_order_id, report.child_order_id, is_conditional=report.conditional
         )
+        found = (self._by_id.get((report.symbol, *number)) for number in numbers)
+        return next((order for order in found if order is not None), None)

@@ -27,6 +27,7 @@ from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import Book, EventSource, OpenOrder, PendingOrder, Placement, StrategyPosition
+from orders.services.applied import FORGOTTEN
 from orders.services.externals import externals_count
 from orders.services.queue import errands_run, rebalance
 from tracking.applying import answers_apply
@@ -278,7 +279,7 @@ def _ended_unheard(key: StreamKey, row: _Row) -> OrderReport:
         client_order_id=row.order.client_order_id,
         status=VenueOrderStatus.CANCELED,
         filled_quantity=row.order.booked,
-        reason="The exchange does not know this order any more",
+        reason=FORGOTTEN,
     )
 
 
@@ -328,6 +329,7 @@ def _row(placement: Placement, *, status: str, is_open: bool, updated_at: dateti
             status=status,
             booked=placement.filled_quantity,
             is_open=is_open,
+            is_conditional=placement.intent.is_stop,
         ),
         ref=placement.to_ref(),
         counted=placement.exchange_filled_quantity,

@@ -207,7 +207,8 @@ class OrderReport:
 
     `filled_quantity` is cumulative as the exchange counts it, None where the message does not say
     (an acknowledgement). `fills` are the fills that came with this very message; there may have been
-    others. `child_order_id` is set once a conditional order has triggered into another order.
+    others. `child_order_id` is set once a conditional order has triggered: the order that it has become,
+    which on some exchanges is still the same. Until then a stop's reports are `conditional`.
     `is_acknowledgement`: accepted for processing, the verdict comes later.
     """
 

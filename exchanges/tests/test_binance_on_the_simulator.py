@@ -153,6 +153,7 @@ class TestConditionalOrders:
             VenueOrderStatus.FILLED,
         )
         assert (report.conditional, report.triggered) == (True, True)
+        assert report.child_order_id == report.exchange_order_id  # it stays the same order
 
 
 class TestLostAnswers:

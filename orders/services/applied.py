@@ -14,6 +14,9 @@ from orders.models import (
     Placement,
 )
 
+# The reason of a report that says an order has ended because nobody knows it any more: a conclusion of ours.
+FORGOTTEN = "The exchange does not know this order any more"
+
 
 @dataclass(frozen=True, slots=True)
 class NeverPlaced:

@@ -55,7 +55,7 @@ def placements_named(batches: Sequence[Reports]) -> Found:
     found: Found = {}
     for pk, account_id, market_type, client_id, exchange_id, child_id, symbol, order_type in rows:
         found[account_id, market_type, "client", client_id] = pk
-        for kind, order_id in _numbers(exchange_id, child_id, is_conditional=order_type in STOP_TYPES):
+        for kind, order_id in numbers_of(exchange_id, child_id, is_conditional=order_type in STOP_TYPES):
             found[account_id, market_type, kind, f"{symbol}:{order_id}"] = pk
     return found
 
@@ -65,7 +65,7 @@ def placement_named(found: Found, batch: Reports, report: OrderReport) -> int | 
     by_client = found.get((*account, "client", report.client_order_id))
     if by_client is not None:
         return by_client
-    numbers = _numbers(report.exchange_order_id, report.child_order_id, is_conditional=report.conditional)
+    numbers = numbers_of(report.exchange_order_id, report.child_order_id, is_conditional=report.conditional)
     for kind, order_id in numbers:
         by_exchange = found.get((*account, kind, f"{report.symbol}:{order_id}"))
         if by_exchange is not None:
@@ -73,7 +73,7 @@ def placement_named(found: Found, batch: Reports, report: OrderReport) -> int | 
     return None
 
 
-def _numbers(own: str, child: str, *, is_conditional: bool) -> list[tuple[str, str]]:
+def numbers_of(own: str, child: str, *, is_conditional: bool) -> list[tuple[str, str]]:
     """Return an order's numbers at the exchange, with their kinds. A child is a plain order."""
     named = (("conditional" if is_conditional else "order", own), ("order", child))
     return [(kind, number) for kind, number in named if number]

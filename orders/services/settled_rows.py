@@ -125,7 +125,10 @@ class Rows:
         before = order.status
         if before in (OrderStatus.SUBMITTING, OrderStatus.CANCELING):
             self.applied.settled_books.add(order.book_id)
-        order.status, order.updated_at, order.ask_at, order.not_found_count = after, self.now, None, 0
+        # Since when it lives after all that was to be moved back: see `_was_moved_back`.
+        if before not in RESTING or order.cancel_reason not in MOVED_BACK:
+            order.updated_at = self.now
+        order.status, order.ask_at, order.not_found_count = after, None, 0
         self._touch(placement, order)
         self._event(placement, kind, before=before, after=after, report=report)
 

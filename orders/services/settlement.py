@@ -41,7 +41,7 @@ from orders.models import (
 from orders.models.open_order import MOVED_BACK
 from orders.planning import priority_of
 from orders.services import failures, ledger
-from orders.services.applied import Applied, FullLane, NeverPlaced, Outcome, Stopped
+from orders.services.applied import FORGOTTEN, Applied, FullLane, NeverPlaced, Outcome, Stopped
 from orders.services.matching import Reports, placement_named, placements_named
 from orders.services.putting_off import PutOff, put_off
 from orders.services.settled_rows import ASK_SOON, Rows
@@ -185,8 +185,7 @@ class _Work(Rows):
         placement.exchange_words = error.message[:500]
         self.touched_placements[placement.pk] = placement
         intent = placement.intent
-        if intent.cancel_requested:
-            self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+        if self._nothing_is_left(placement, order):
             return
         back = self._put_off_for(placement, error) if intent.is_queued else None
         if intent.is_queued and isinstance(error, RefusedForNow):
@@ -198,6 +197,21 @@ class _Work(Rows):
             return
         self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
         self._fail(intent, failures.from_error(intent, error, now=self.now))
+
+    def _nothing_is_left(self, placement: Placement, order: OpenOrder) -> bool:
+        """End what was not placed and need not be: canceled, or filled by an earlier placement."""
+        intent = placement.intent
+        if intent.remaining_quantity <= 0:
+            self._filled(placement, order)
+        elif intent.cancel_requested:
+            self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
+        else:
+            return False
+        return True
+
+    def _filled(self, placement: Placement, order: OpenOrder, report: OrderReport | None = None) -> None:
+        self._end(placement, order, EventType.FILLED, Home.DONE, after=OrderStatus.FILLED, report=report)
+        self.facts.append(events.OrderFilled(placement.intent_id))
 
     def _put_off_for(self, placement: Placement, error: ExchangeError) -> PutOff | None:
         tries = placement.intent.retry_count
@@ -257,9 +271,9 @@ class _Work(Rows):
         placement.outcome = PlacementOutcome.NEVER_PLACED
         placement.exchange_words = proof.reason[:500]
         self.touched_placements[placement.pk] = placement
-        if intent.cancel_requested:
-            self._end(placement, order, EventType.CANCELED, Home.DONE, after=OrderStatus.CANCELED)
-        elif intent.is_queued:
+        if self._nothing_is_left(placement, order):
+            return
+        if intent.is_queued:
             self._requeue(placement, order, reason=proof.reason, is_retry=placement.is_retry)
         elif isinstance(proof, Stopped):
             self._end(placement, order, EventType.REJECTED, Home.FAILED, after=OrderStatus.REJECTED)
@@ -273,7 +287,8 @@ class _Work(Rows):
             self._fail(intent, failures.never_placed(intent, proof.reason, now=self.now))
 
     def _apply_report(self, placement: Placement, report: OrderReport) -> None:
-        if report.triggered and not placement.child_order_id:  # told again with every later look
+        child = _child_of(placement, report)
+        if (report.triggered or child) and not placement.child_order_id:  # told again with every later look
             self._event(placement, EventType.TRIGGERED, report=report)
         self._adopt_ids(placement, report)
         fresh = self._book_fills(placement, report)
@@ -301,9 +316,9 @@ class _Work(Rows):
         self.touched_placements[placement.pk] = placement
         if placement.outcome == PlacementOutcome.UNRESOLVED:
             self._count_try(placement)
-        if report.child_order_id:
-            placement.child_order_id = report.child_order_id
-        if report.exchange_order_id and report.exchange_order_id != report.child_order_id:
+        child = _child_of(placement, report)
+        placement.child_order_id = child or placement.child_order_id
+        if report.exchange_order_id and report.exchange_order_id != child:
             placement.exchange_order_id = placement.exchange_order_id or report.exchange_order_id
         if report.status is not VenueOrderStatus.REJECTED:
             placement.outcome = PlacementOutcome.PLACED
@@ -391,8 +406,7 @@ class _Work(Rows):
         status = OrderStatus(placement.exchange_status)
         kind = EventType(status.value)
         if intent.remaining_quantity == 0 or status == OrderStatus.FILLED:
-            self._end(placement, order, EventType.FILLED, Home.DONE, after=OrderStatus.FILLED, report=report)
-            self.facts.append(events.OrderFilled(intent.pk))
+            self._filled(placement, order, report)
         elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
             self._end(placement, order, kind, Home.DONE, after=status, report=report)
         elif self._was_moved_back(order, intent, status):
@@ -412,7 +426,7 @@ class _Work(Rows):
     def _was_moved_back(self, order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
         asked = order.cancel_reason in MOVED_BACK and (
             order.status == OrderStatus.CANCELING
-            # Found alive while its cancel was still on its way: a limiter may hold one for long.
+            # Found alive just now, while its cancel was still on its way: a limiter may hold one for long.
             or self.source == EventSource.ANSWER
             or self.now - order.updated_at < CANCEL_ARRIVES_WITHIN
         )
@@ -437,7 +451,10 @@ class _Work(Rows):
                 self._impossible(placement, report, before_said)
             return
         if before_said in VENUE_CLOSED:
-            return  # an old message, overtaken by the end
+            if self.source not in FRESHLY_FETCHED or placement.exchange_words != FORGOTTEN:
+                return  # an old message, overtaken by the end
+            # Its end was our conclusion, and the exchange never said so.
+            placement.exchange_status, placement.exchange_words = report.status.value, ""
         if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:
             self._adopt_order(placement, report)
         else:  # among them: alive although its successor was placed, which must never be quiet
@@ -479,3 +496,14 @@ class _Work(Rows):
         )
         self._event(placement, EventType.IMPOSSIBLE_REPORT, before=before, after=report.status, report=report)
         self.log[-1].data["raw"] = json.loads(json.dumps(report.raw, default=str))
+
+
+def _child_of(placement: Placement, report: OrderReport) -> str:
+    """Return the number of the order that a stop has become, where a report tells it.
+
+    A triggered stop may be listed as a plain order under our id, without a word about where it came from.
+    """
+    if report.child_order_id or report.conditional or not placement.intent.is_stop:
+        return report.child_order_id
+    is_another = report.exchange_order_id != placement.exchange_order_id
+    return report.exchange_order_id if is_another else ""

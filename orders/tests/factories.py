@@ -274,6 +274,7 @@ def make_report(
         "quantity": placement.quantity,
         "fills": fills,
         "filled_quantity": None if filled is None else Decimal(filled),
+        "conditional": placement.intent.is_stop,
     }
     return OrderReport(status=VenueOrderStatus(status), **(defaults | fields))
 

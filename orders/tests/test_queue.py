@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 
 from exchanges.adapters import exceptions as errors
 from exchanges.adapters.exceptions import ExchangeError
-from exchanges.adapters.types import OrderReport, OrderRequest
+from exchanges.adapters.types import OrderReport, OrderRequest, VenueOrderStatus
 from exchanges.models import Account
 from orders import events
 from orders.clock import database_now
@@ -53,6 +53,7 @@ from orders.tests.factories import (
     make_account,
     make_follower,
     make_position,
+    make_report,
     make_strategy,
     pass_the_queue_by,
     post,
@@ -535,6 +536,28 @@ class TestMovedBack:
         assert worst.home == Home.DONE
         assert (resting(), waiting()) == ([90_001, 90_002, 95_000], [])
 
+    def test_once_in_vain_and_canceled_by_hand_hours_later_is_not_placed_again(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(*[one | {"quantity": "1"} for one in ladder(3)])
+        fake = exchanges.of(follower)
+        worst = the_placement(90_000)
+        fake.fail_cancel(worst.client_order_id, errors.OutcomeUnknown("read timed out"))
+        place(limit(95_000))
+        worst.refresh_from_db()
+        alive = make_report(worst, "NEW", filled=0, exchange_order_id=worst.exchange_order_id)
+        hear(follower, alive, source=EventSource.RESOLVER)
+        OpenOrder.objects.update(updated_at=database_now() - timedelta(hours=3))
+
+        hear(follower, fake.fill(worst.client_order_id, quantity=Decimal("0.4"), announce=False))
+        hear_and_follow_up(
+            follower, fake.end(worst.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+        )
+
+        assert intent_at(90_000).home == Home.FAILED
+        assert [one.status for one in FailedOrder.objects.all()] == ["canceled"]
+        assert the_placement(95_000)
+
 
 async def none_yet(ref: Any) -> list[Any]:
     return []
@@ -624,6 +647,30 @@ class TestLateFill:
         again = the_placement(90_000)
         assert (again.number, again.quantity) == (3, Decimal("0.6"))
         assert (resting(), waiting()) == ([90_000, 90_001, 90_002], [])
+
+    def test_of_all_of_it_while_the_new_placement_is_refused_ends_it(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        first = self.moved_back(exchanges, follower)
+        report = self.late(exchanges, follower, first, "1")
+        fake = exchanges.of(follower)
+
+        async def hear_late(requests: Sequence[OrderRequest]) -> None:
+            fake.before_placing = None
+            await elsewhere(lambda: hear_and_follow_up(follower, report))
+            for one in requests:
+                fake.fail(one.client_order_id, errors.RateLimited("Too many requests."))
+
+        fake.before_placing = hear_late
+
+        post({"order_type": "CANCEL", "order_id": intent_at(95_000).uid})
+
+        intent = intent_at(90_000)
+        assert (intent.home, intent.filled_quantity) == (Home.DONE, Decimal(1))
+        assert (resting(), waiting()) == ([90_001, 90_002], [])
+        assert not FailedOrder.objects.exists()
+        place(limit(80_000))  # its slot is not kept for anybody
+        assert (resting(), waiting()) == ([80_000, 90_001, 90_002], [])
 
 
 SWITCHES: dict[str, Callable[[bool], Any]] = {
@@ -891,6 +938,24 @@ class TestStops:
 
         assert self.resting_stops() == [80_000]
         assert not exchanges.of(follower).cancelled
+
+    def test_that_are_listed_as_plain_orders_have_triggered(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        place(stop(80_000))
+        placement = Placement.objects.get()
+        child = make_report(placement, "NEW", filled=0, exchange_order_id="child-7", conditional=False)
+        hear(follower, child)
+        hear(follower, child)
+
+        place(stop(85_000))
+
+        assert self.resting_stops() == [80_000]
+        assert not exchanges.of(follower).cancelled
+        assert OrderEvent.objects.filter(type=EventType.TRIGGERED).count() == 1
+        placement.refresh_from_db()
+        assert placement.child_order_id == "child-7"
+        assert placement.exchange_order_id not in ("", "child-7")
 
 
 class TestCloses:

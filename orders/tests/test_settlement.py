@@ -31,7 +31,7 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
-from orders.services.applied import Applied, NeverPlaced, Outcome
+from orders.services.applied import FORGOTTEN, Applied, NeverPlaced, Outcome
 from orders.services.settlement import apply_reports, never_placed, outcomes_apply
 from orders.states import OrderStatus
 from orders.tests.factories import (
@@ -771,6 +771,22 @@ class TestAdoption:
         assert applied.to_cancel == [placement.intent_id]
         assert status_of(placement) == OrderStatus.NEW
 
+    def test_brings_back_what_the_exchange_had_only_seemed_to_forget(self, follower: StrategyAccount) -> None:
+        placement = resting(follower)
+        gone = make_report(placement, "CANCELED", filled=0, reason=FORGOTTEN)
+        settle(placement, gone, source=EventSource.RECONCILIATION)
+        assert FailedOrder.objects.exists()
+        alive = make_report(placement, "NEW", filled=0)
+
+        settle(placement, alive, source=EventSource.STREAM)
+        assert FailedOrder.objects.exists()  # a message may be old
+        settle(placement, alive, source=EventSource.RECONCILIATION)
+        settle(placement, alive, source=EventSource.STREAM)
+
+        assert status_of(placement) == OrderStatus.NEW
+        assert intent_of(placement).home == Home.EXCHANGE
+        assert not FailedOrder.objects.exists()
+
     def test_does_not_believe_life_after_an_end_that_the_exchange_told(
         self, follower: StrategyAccount
     ) -> None:
@@ -929,7 +945,9 @@ class TestApplyReports:
 
     def test_takes_no_plain_order_for_the_stop_of_the_same_number(self, follower: StrategyAccount) -> None:
         stop = resting(follower, order_type="STOP_MARKET", price=None, stop_price=Decimal(1))
-        by_hand = make_report(stop, "FILLED", make_fill(1), filled=1, client_order_id="by-hand")
+        by_hand = make_report(
+            stop, "FILLED", make_fill(1), filled=1, client_order_id="by-hand", conditional=False
+        )
 
         assert self.apply(follower, by_hand).unmatched == [by_hand]
         assert status_of(stop) == OrderStatus.NEW

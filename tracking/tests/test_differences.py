@@ -74,6 +74,19 @@ class TestDifferences:
         assert kinds([theirs(child_order_id="77")], [ours()]) == [Disagreement.TRIGGERED]
         assert kinds([theirs(child_order_id="77")], [ours(child_order_id="77")]) == []
 
+    def test_finds_a_stop_that_is_listed_as_the_order_that_it_became(self) -> None:
+        child = report(exchange_order_id="77", client_order_id="th-1")
+        stop = ours(is_conditional=True)
+
+        assert kinds([child], [stop]) == [Disagreement.TRIGGERED]
+        assert kinds([child], [replace(stop, child_order_id="77")]) == []
+
+    def test_tells_a_stop_from_a_plain_order_of_the_same_number(self) -> None:
+        by_hand = report(exchange_order_id="1", client_order_id="by-hand")
+        stop = ours(is_conditional=True)
+
+        assert kinds([by_hand, theirs(conditional=True)], [stop]) == [Disagreement.EXTERNAL]
+
     def test_knows_a_child_order_by_its_own_id(self) -> None:
         child = report(exchange_order_id="77", client_order_id="")
 

@@ -41,6 +41,7 @@ from tracking.tests.test_on_simulator import Market, _by_hand, market, position
 __all__ = ["market"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 STOP = {"order_type": "STOP_LIMIT", "stop_price": Decimal(99000), "price": Decimal(99500)}
+STOP_LIMIT = {"order_type": "STOP_LIMIT", "stop_price": Decimal(99000), "price": Decimal(98000)}
 LIST_PATH = {"FUTURES": "/fapi/v1/openOrders", "SPOT": "/api/v3/openOrders"}
 
 
@@ -125,6 +126,16 @@ class TestEachRow:
 
         assert open_order(placement) is None
         assert position() == Decimal(1)
+
+    def test_a_stop_that_triggered_unheard_and_rests_is_known_to_have_triggered(self, market: Market) -> None:
+        (placement,) = market.rest(STOP_LIMIT)
+        market.simulator.set_price(SYMBOL, 99100)
+
+        assert kinds(reconcile(market)) == [Disagreement.TRIGGERED]
+
+        placement.refresh_from_db()
+        assert placement.child_order_id
+        assert kinds(reconcile(market)) == []
 
     def test_filled_more_than_we_know_is_booked(self, market: Market) -> None:
         (placement,) = market.rest()

@@ -179,6 +179,8 @@ class BinanceSpot(BinanceExchange):
     def _report(self, row: Row, symbol: str) -> OrderReport:
         filled, cost = Decimal(row["executedQty"]), Decimal(row["cummulativeQuoteQty"])
         when = row.get("transactTime") or row.get("updateTime") or row.get("time")
+        is_conditional = row["type"] in SPOT_CONDITIONAL
+        is_triggered = is_conditional and (filled > 0 or row.get("workingTime", -1) > 0)
         return OrderReport(
             market_type=self.market_type,
             symbol=symbol,
@@ -194,8 +196,9 @@ class BinanceSpot(BinanceExchange):
             filled_quantity=filled,
             average_price=cost / filled if filled and cost > 0 else None,  # cost < 0: not known any more
             fills=_fills_of(row),
-            conditional=row["type"] in SPOT_CONDITIONAL,
-            triggered=row["type"] in SPOT_CONDITIONAL and (filled > 0 or row.get("workingTime", -1) > 0),
+            conditional=is_conditional,
+            triggered=is_triggered,
+            child_order_id=str(row["orderId"]) if is_triggered else "",
             reason=str(row.get("expiryReason") or ""),
             updated_at=moment(when) if when else None,
             raw=dict(row),

@@ -219,6 +219,7 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
     """Spot's executionReport. On a cancel `c` names the cancel request, and `C` the order."""
     filled, cost = Decimal(event["z"]), Decimal(event["Z"])
     is_conditional = event["o"] in SPOT_CONDITIONAL
+    is_triggered = is_conditional and (bool(event["w"]) or filled > 0)
     return OrderReport(
         market_type=MarketType.SPOT,
         symbol=symbol,
@@ -234,7 +235,8 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
         average_price=cost / filled if filled and cost > 0 else None,
         fills=(_spot_fill(event),) if event["x"] == "TRADE" else (),
         conditional=is_conditional,
-        triggered=is_conditional and (bool(event["w"]) or filled > 0),
+        triggered=is_triggered,
+        child_order_id=str(event["i"]) if is_triggered else "",
         reason=_reason(event.get("r"), event.get("eR")),
         updated_at=moment(event["T"]),
         raw=dict(event),
