@@ -23,6 +23,7 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 _PEER_CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+SLEPT_MS = 2000.0  # no clock drifts that far between two measurements
 
 
 class Signed(NamedTuple):
@@ -54,16 +55,22 @@ class Call:
     changes: bool = False
     always: bool = False
     send_by: float | None = None
+    made_at: float = field(default_factory=time.monotonic)
     seconds: float | None = None  # None: the client's own
 
 
 class Clock:
-    """The exchange's time, kept by our monotonic clock so that no step of the wall clock moves it."""
+    """The exchange's time, kept by our monotonic clock so that no step of the wall clock moves it.
+
+    That clock stands still while a machine is suspended, and with it every deadline. The exchange's own goes on:
+    when it is found ahead of where it ought to be, `slept_until` says which calls may be older than they look.
+    """
 
     def __init__(self) -> None:
         self._ahead_ms = (time.time() - time.monotonic()) * 1000
         self.is_measured = False
         self.measured_at = 0.0
+        self.slept_until = 0.0
         self.lock = asyncio.Lock()
 
     def now_ms(self) -> int:
@@ -71,7 +78,10 @@ class Clock:
 
     def set(self, server_ms: float, *, asked_at: float, answered_at: float) -> None:
         """Take the server's time as it was half-way between question and answer."""
-        self._ahead_ms = server_ms - (asked_at + answered_at) * 500
+        ahead_ms = server_ms - (asked_at + answered_at) * 500
+        if self.is_measured and ahead_ms - self._ahead_ms > SLEPT_MS:
+            self.slept_until = answered_at
+        self._ahead_ms = ahead_ms
         self.is_measured, self.measured_at = True, answered_at
 
 
@@ -99,7 +109,9 @@ class Departure:
         if self.has_left and self.call.changes:
             raise SecondSend
         now = time.monotonic()
-        if self.call.send_by is not None and now > self.call.send_by:
+        if self.call.send_by is not None and (
+            now > self.call.send_by or self.call.made_at < self.clock.slept_until
+        ):
             raise TooLate
         self.has_left, self.left_at = True, now
         if self.call.urgent and self.call.changes and (hear := departures.get()) is not None:

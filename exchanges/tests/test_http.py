@@ -254,6 +254,28 @@ class TestClock:
         assert await client.send(make_order()) == {"orderId": 7}
         assert len(server.requests) == 7  # and learned anew
 
+    async def test_far_ahead_of_ours_means_that_we_slept_and_the_order_is_too_old(
+        self, server: ScriptedServer, hosts: Hosts
+    ) -> None:
+        """Deadlines stand still while a machine is suspended; the exchange's clock does not."""
+        server_ms = 1_700_000_000_000
+        server.script["GET", "/fapi/v1/time"] = lambda request: Reply({"serverTime": server_ms})
+        late = {"code": -1021, "msg": "Timestamp for this request is outside…"}
+        client = make_client(server.url, hosts)
+        await client.read_clock()
+        server_ms += 60_000
+        server.script["POST", ORDER] = Reply(late, status=400)
+
+        waiting = make_order(send_by=time.monotonic() + 5)  # made before the sleep, sent after it
+        with pytest.raises(NotSent):
+            await client.send(make_order(send_by=time.monotonic() + 5))
+        with pytest.raises(NotSent):
+            await client.send(waiting)
+
+        assert server.paths().count(f"POST {ORDER}") == 1
+        server.script["POST", ORDER] = Reply({"orderId": 7})
+        assert await client.send(make_order(send_by=time.monotonic() + 5)) == {"orderId": 7}
+
     async def test_is_read_once_for_many_requests_at_once(self, server: ScriptedServer, hosts: Hosts) -> None:
         server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": 1_700_000_000_000})
         server.script["POST", ORDER] = Reply({"code": -1021, "msg": "Timestamp …"}, status=400)
