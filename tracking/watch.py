@@ -22,13 +22,14 @@ class StreamKey(NamedTuple):
 
 
 def streams_wanted() -> set[StreamKey]:
-    """Return the streams to follow: what is traded, and whatever still has an unfinished order.
+    """Return the streams to follow: every active account's, and whatever still has an unfinished order.
 
-    An account that was switched off keeps its stream until its last order has ended.
+    A strategy that is paused keeps them: it may hold a position, and orders wait for it. An account that was
+    switched off keeps its stream until its last order has ended.
     """
-    traded = StrategyAccount.objects.filter(
-        is_active=True, account__is_active=True, strategy__is_active=True
-    ).values_list("account_id", "strategy__market_type")
+    traded = StrategyAccount.objects.filter(account__is_active=True).values_list(
+        "account_id", "strategy__market_type"
+    )
     unfinished = OpenOrder.objects.values_list("account_id", "book__market_type").distinct()
     return {StreamKey(*pair) for pair in (*traded, *unfinished)}
 

@@ -62,8 +62,8 @@ class Call:
 class Clock:
     """The exchange's time, kept by our monotonic clock so that no step of the wall clock moves it.
 
-    That clock stands still while a machine is suspended, and with it every deadline. The exchange's own goes on:
-    when it is found ahead of where it ought to be, `slept_until` says which calls may be older than they look.
+    That clock stands still while a machine is suspended, and with it every deadline. The exchange's own goes
+    on: where it is found ahead of ours, `slept_until` says which calls may be older than they look.
     """
 
     def __init__(self) -> None:

@@ -39,13 +39,18 @@ class TestStreamsWanted:
     def test_wants_what_an_active_strategy_trades(self, account: Account) -> None:
         assert streams_wanted() == {StreamKey(account.pk, "FUTURES")}
 
-    def test_wants_nothing_of_an_account_strategy_or_following_that_is_switched_off(
-        self, account: Account
+    def test_wants_nothing_of_an_account_that_is_switched_off(self, account: Account) -> None:
+        Account.objects.update(is_active=False)
+
+        assert streams_wanted() == set()
+
+    @pytest.mark.parametrize("model", [Strategy, StrategyAccount])
+    def test_wants_an_active_account_whose_strategy_or_following_is_paused(
+        self, account: Account, model: type[Strategy] | type[StrategyAccount]
     ) -> None:
-        for model in (Account, Strategy, StrategyAccount):
-            model.objects.update(is_active=False)
-            assert streams_wanted() == set()
-            model.objects.update(is_active=True)
+        model._default_manager.update(is_active=False)
+
+        assert streams_wanted() == {key_of(account)}
 
     def test_keeps_an_account_that_was_switched_off_until_its_last_order_has_ended(
         self, account: Account, exchanges: Exchanges
