@@ -22,7 +22,14 @@ from django.db.models import Exists, OuterRef, Q
 from exchanges import access, measures, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import OrderNotFound
-from exchanges.adapters.types import MarketType, OrderRef, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import (
+    ListedOrder,
+    MarketType,
+    OrderRef,
+    OrderReport,
+    UnreadableOrder,
+    VenueOrderStatus,
+)
 from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
@@ -36,7 +43,13 @@ from tracking.fetching import Question, orders_fetch
 from tracking.leases import lease_acquire, lease_is_held, leased
 from tracking.models import OrderTrackingSession
 from tracking.pacing import Pace, pacer
-from tracking.unmatched import by_lane, externals_gone, unmatched_keep, unmatched_retry
+from tracking.unmatched import (
+    by_lane,
+    externals_gone,
+    unmatched_keep,
+    unmatched_retry,
+    unreadable_orders_keep,
+)
 from tracking.watch import StreamKey
 
 logger = logging.getLogger(__name__)
@@ -90,6 +103,20 @@ class _Row:
     submitted_at: datetime
     updated_at: datetime | None
 
+    def may_be(self, listed: UnreadableOrder) -> bool:
+        ours = self.order
+        return listed.is_about(ours.symbol, ours.client_order_id, ours.exchange_order_id, ours.child_order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """`unread`: our open placements that the list names in a row that nobody could read."""
+
+    differences: list[Difference]
+    rows: dict[int, _Row]
+    unreadable: list[UnreadableOrder]
+    unread: frozenset[int]
+
 
 def reconcile_account(
     *, account_id: int, market_type: str, check_only: bool = False, on_demand: bool = False
@@ -107,8 +134,15 @@ def reconcile_account(
     account = Account.objects.get(pk=account_id)
     exchange = access.exchange_for(account, market_type)
     if check_only:
-        found, _ = _compare(key, exchange, None)
-        return Reconciled(differences=found, positions=_position_differences(key, exchange))
+        compared = _compare(key, exchange, None)
+        return Reconciled(
+            differences=compared.differences,
+            positions=_position_differences(key, exchange),
+            errors=[
+                f"{compared.rows[pk].order.client_order_id}: listed there in a row that cannot be read"
+                for pk in compared.unread
+            ],
+        )
     pace = Pace(None, 0.0)
     if not on_demand:
         if wait := runtime.run(exchange.background_wait(), timeout=LOOP_SECONDS):
@@ -131,22 +165,27 @@ def _lease_name(key: StreamKey) -> str:
 
 def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Reconciled:
     began = database_now()
-    found, rows = _compare(key, exchange, pace.symbols)
+    compared = _compare(key, exchange, pace.symbols)
+    found = compared.differences
     if pace.symbols is None:
         pacer.fetched_whole(key)
     result = Reconciled(differences=found, again_after=pace.seconds)
     for one in found:
         measures.difference(one.kind)
-    doubtful = [one for one in found if one.ours is not None]
+    unreadable_orders_keep(key=key, listed=compared.unreadable)
+    differing = [one.ours.placement_id for one in found if one.ours is not None]
+    doubtful = [compared.rows[pk] for pk in dict.fromkeys([*differing, *compared.unread])]
     for start in range(0, len(doubtful), FETCHED_AT_ONCE):
         if not lease_acquire(name=_lease_name(key), owner=owner, seconds=LEASE_SECONDS):
             result.errors.append("the run took too long, and another process took over")
             return result
-        _settle(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], rows, result)
+        _ask(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], result, unread=compared.unread)
     external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
     _count_external(key, external, pace.symbols)
     unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
-    externals_gone(key=key, listed=external, symbols=pace.symbols, before=began)
+    externals_gone(
+        key=key, listed=external, symbols=pace.symbols, before=began, unreadable=compared.unreadable
+    )
     retried = unmatched_retry(
         key=key,
         source=EventSource.RECONCILIATION,
@@ -183,16 +222,19 @@ def _count_external(key: StreamKey, reports: Sequence[OrderReport], symbols: Col
         rebalance(book_ids=freed, freed=freed)
 
 
-def _compare(
-    key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
-) -> tuple[list[Difference], dict[int, _Row]]:
+def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None) -> _Compared:
     """Return what differs, without what changed here while the list was on its way, and our rows.
 
     `symbols`: to be asked for one by one; None: everything at once.
     """
     before = _open_here(key)
-    theirs = runtime.run(_lists(exchange, symbols), timeout=LIST_SECONDS)
+    listed = runtime.run(_lists(exchange, symbols), timeout=LIST_SECONDS)
+    theirs = [one for one in listed if isinstance(one, OrderReport)]
+    unreadable = [one for one in listed if isinstance(one, UnreadableOrder)]
     rows = _open_here(key)
+    unread = {
+        pk for pk, row in rows.items() if before.get(pk) == row and any(row.may_be(one) for one in unreadable)
+    }
     ended = _named_by(key, theirs, rows)
     found = differences(theirs, [row.order for row in (rows | ended).values()])
 
@@ -202,32 +244,23 @@ def _compare(
             return True
         if symbols is not None and ours.symbol not in symbols:
             return False  # its book has come to matter since
+        if difference.kind is Disagreement.NOT_OPEN_THERE and ours.placement_id in unread:
+            return False  # it is there: how it stands, only the order itself can tell
         return before.get(ours.placement_id) == rows.get(ours.placement_id)
 
-    return [one for one in found if is_settled(one)], rows | ended
+    return _Compared([one for one in found if is_settled(one)], rows | ended, unreadable, frozenset(unread))
 
 
-async def _lists(exchange: Exchange, symbols: Collection[str] | None) -> list[OrderReport]:
+async def _lists(exchange: Exchange, symbols: Collection[str] | None) -> list[ListedOrder]:
     if symbols is None:
         return await exchange.fetch_open_orders()
     gate = asyncio.Semaphore(SYMBOLS_AT_ONCE)
 
-    async def one(symbol: str) -> list[OrderReport]:
+    async def one(symbol: str) -> list[ListedOrder]:
         async with gate:
             return await exchange.fetch_open_orders(symbol)
 
     return [report for listed in await asyncio.gather(*map(one, symbols)) for report in listed]
-
-
-def _settle(
-    key: StreamKey,
-    exchange: Exchange,
-    doubtful: Sequence[Difference],
-    rows: dict[int, _Row],
-    result: Reconciled,
-) -> None:
-    """Fetch orders once more and apply what the exchange says of them now."""
-    _ask(key, exchange, [rows[one.ours.placement_id] for one in doubtful if one.ours is not None], result)
 
 
 def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled:
@@ -249,15 +282,27 @@ def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled
     return result
 
 
-def _ask(key: StreamKey, exchange: Exchange, asked: Sequence[_Row], result: Reconciled) -> None:
-    """Ask for orders one by one, and apply the answers; what could not be had stands in `result.errors`."""
+def _ask(
+    key: StreamKey,
+    exchange: Exchange,
+    asked: Sequence[_Row],
+    result: Reconciled,
+    *,
+    unread: Collection[int] = (),
+) -> None:
+    """Ask for orders one by one, and apply the answers; what could not be had stands in `result.errors`.
+
+    `unread`: placements that the exchange's list has just named; "not found" does not end them.
+    """
     questions = [Question(row.ref, row.order.booked) for row in asked]
     answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)
     reports: list[OrderReport] = []
     for row, answer in zip(asked, answers, strict=True):
         if isinstance(answer, OrderReport):
             reports.append(answer)
-        elif isinstance(answer, OrderNotFound) and _is_forgotten(row):
+        elif (
+            isinstance(answer, OrderNotFound) and row.order.placement_id not in unread and _is_forgotten(row)
+        ):
             reports.append(_ended_unheard(key, row))
         else:
             result.errors.append(f"{row.order.client_order_id}: {answer}")

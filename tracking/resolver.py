@@ -23,7 +23,7 @@ from django.db.models import F, QuerySet
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
 from exchanges.adapters.exceptions import ExchangeError, OrderNotFound, OutcomeUnknown
-from exchanges.adapters.types import VENUE_CLOSED, OrderRef, OrderReport
+from exchanges.adapters.types import VENUE_CLOSED, ListedOrder, OrderRef, OrderReport, UnreadableOrder
 from exchanges.models import Account
 from orders.bulk import bulk_save
 from orders.clock import database_now
@@ -250,9 +250,15 @@ def _may_count(exchange: Exchange, case: _Case, asked_at: datetime) -> bool:
 
 async def _look_everywhere(exchange: Exchange, lists: _Lists, case: _Case) -> Answer:
     since = case.placement.created_at - BEFORE_PLACING
-    for report in (*await lists.open_orders(case.ref.symbol), *await lists.recent(case.ref.symbol, since)):
-        if report.client_order_id == case.ref.client_order_id:
-            return await with_fills(exchange, report, case.question)
+    listed = (*await lists.open_orders(case.ref.symbol), *await lists.recent(case.ref.symbol, since))
+    for one in listed:
+        if isinstance(one, OrderReport) and one.client_order_id == case.placement.client_order_id:
+            return await with_fills(exchange, one, case.question)
+    ids = case.placement.client_order_id, case.placement.exchange_order_id
+    if any(isinstance(one, UnreadableOrder) and one.is_about(case.ref.symbol, *ids) for one in listed):
+        return OutcomeUnknown(
+            "it is in the exchange's list, and its row cannot be read", venue=exchange.venue
+        )
     try:
         fills = await exchange.fetch_executions(case.ref)
     except OrderNotFound:
@@ -267,15 +273,15 @@ class _Lists:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._open: dict[str, list[OrderReport]] = {}
-        self._recent: dict[tuple[str, datetime], list[OrderReport]] = {}
+        self._open: dict[str, list[ListedOrder]] = {}
+        self._recent: dict[tuple[str, datetime], list[ListedOrder]] = {}
 
-    async def open_orders(self, symbol: str) -> list[OrderReport]:
+    async def open_orders(self, symbol: str) -> list[ListedOrder]:
         if symbol not in self._open:
             self._open[symbol] = await self._exchange.fetch_open_orders(symbol)
         return self._open[symbol]
 
-    async def recent(self, symbol: str, since: datetime) -> list[OrderReport]:
+    async def recent(self, symbol: str, since: datetime) -> list[ListedOrder]:
         hour = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         if (symbol, hour) not in self._recent:
             since_ms = int(hour.timestamp() * 1000)

@@ -20,7 +20,13 @@ from django.db.models import Q
 from pydantic import TypeAdapter
 
 from exchanges.adapters.secrets import Masker
-from exchanges.adapters.types import STOP_TYPES, VENUE_CLOSED, OrderReport, UnreadableMessage
+from exchanges.adapters.types import (
+    STOP_TYPES,
+    VENUE_CLOSED,
+    OrderReport,
+    UnreadableMessage,
+    UnreadableOrder,
+)
 from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
@@ -71,18 +77,58 @@ def unreadable_keep(*, key: StreamKey, message: UnreadableMessage) -> None:
     Without the account's secrets, cut to a length, and the latest only: an exchange that begins to say
     something new says it all day.
     """
+    row = _unreadable(key, message.text, message.error, database_now())
+    logger.error("A stream message of account %s %s could not be used (%s); kept as it came", *key, row.error)
+    _unreadable_store(key, [row])
+
+
+def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder]) -> None:
+    """Store rows of a list that nobody could read, as they came; what is stored already says nothing new.
+
+    Reconciliation brings the same list every time.
+    """
+    if not listed:
+        return
+    now = database_now()
+    names = {one.names[0][:64] for one in listed}
+    stored = UnmatchedReport.objects.filter(
+        account_id=key.account_id,
+        market_type=key.market_type,
+        state=State.UNREADABLE,
+        exchange_order_id__in=names,
+    )
+    texts = {report["text"] for report in stored.values_list("report", flat=True)}
     mask = Masker(*_secrets(key))
-    error = mask(message.error)
-    logger.error("A stream message of account %s %s could not be used (%s); kept as it came", *key, error)
-    text = mask(message.text[: 2 * _TEXT_LENGTH], limit=2 * _TEXT_LENGTH)[:_TEXT_LENGTH]
-    UnmatchedReport.objects.create(
+    fresh = []
+    for one in listed:
+        row = _unreadable(key, one.text, one.error, now, mask=mask)
+        row.symbol, row.exchange_order_id = one.symbol[:48], one.names[0][:64]
+        if row.report["text"] not in texts:
+            logger.error(
+                "Account %s %s lists an order that cannot be read (%s); kept as it came", *key, row.error
+            )
+            fresh.append(row)
+    if fresh:
+        _unreadable_store(key, fresh)
+
+
+def _unreadable(
+    key: StreamKey, text: str, error: str, now: datetime, *, mask: Masker | None = None
+) -> UnmatchedReport:
+    mask = mask or Masker(*_secrets(key))
+    text = mask(text[: 2 * _TEXT_LENGTH], limit=2 * _TEXT_LENGTH)[:_TEXT_LENGTH]
+    return UnmatchedReport(
         account_id=key.account_id,
         market_type=key.market_type,
         state=State.UNREADABLE,
         report={"text": text.replace("\0", "\ufffd")},  # PostgreSQL keeps no NUL
-        error=error.replace("\0", "\ufffd")[:500],
-        received_at=database_now(),
+        error=mask(error).replace("\0", "\ufffd")[:500],
+        received_at=now,
     )
+
+
+def _unreadable_store(key: StreamKey, rows: list[UnmatchedReport]) -> None:
+    UnmatchedReport.objects.bulk_create(rows)
     kept = UnmatchedReport.objects.filter(account_id=key.account_id, state=State.UNREADABLE)
     old = list(kept.order_by("-pk").values_list("pk", flat=True)[UNREADABLE_KEPT : UNREADABLE_KEPT + 1])
     if old:
@@ -166,12 +212,17 @@ def unmatched_retry(*, key: StreamKey, source: str, settled_before: datetime | N
 
 
 def externals_gone(
-    *, key: StreamKey, listed: Sequence[OrderReport], symbols: Collection[str] | None, before: datetime
+    *,
+    key: StreamKey,
+    listed: Sequence[OrderReport],
+    symbols: Collection[str] | None,
+    before: datetime,
+    unreadable: Sequence[UnreadableOrder] = (),
 ) -> int:
     """Let external orders go that the exchange does not list any more; return how many.
 
     `symbols`: those that were listed, None: all. What was heard of since `before`, when the list was asked
-    for, is left alone.
+    for, is left alone, and what one of the `unreadable` rows may be about.
     """
     rows = UnmatchedReport.objects.filter(
         account_id=key.account_id, market_type=key.market_type, is_open=True, received_at__lt=before
@@ -179,7 +230,12 @@ def externals_gone(
     if symbols is not None:
         rows = rows.filter(symbol__in=symbols)
     names = {(report.symbol, report.exchange_order_id) for report in listed}
-    gone = [row for row in rows if (row.symbol, row.exchange_order_id) not in names]
+    gone = [
+        row
+        for row in rows
+        if (row.symbol, row.exchange_order_id) not in names
+        and not any(one.is_about(row.symbol, row.exchange_order_id) for one in unreadable)
+    ]
     if not gone:
         return 0
     now, user_id = database_now(), _user_id(key)

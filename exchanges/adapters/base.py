@@ -14,6 +14,7 @@ from exchanges.adapters.types import (
     Capabilities,
     Fill,
     InstrumentSpec,
+    ListedOrder,
     OrderRef,
     OrderReport,
     OrderRequest,
@@ -81,15 +82,16 @@ class Exchange(ABC):
         """Raises OrderNotFound when the exchange does not know it."""
 
     @abstractmethod
-    async def fetch_open_orders(self, symbol: str | None = None) -> list[OrderReport]: ...
+    async def fetch_open_orders(self, symbol: str | None = None) -> list[ListedOrder]:
+        """Each row on its own: one that cannot be read is an UnreadableOrder and hides no other."""
 
     @abstractmethod
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         """Every fill of one order, oldest first."""
 
     @abstractmethod
-    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[OrderReport]:
-        """Orders of a symbol, ended ones too, that were made or changed since then (epoch ms)."""
+    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[ListedOrder]:
+        """Orders of a symbol, ended ones too, that were made or changed since then (epoch ms); row by row."""
 
     @abstractmethod
     async def fetch_balances(self) -> list[Balance]: ...

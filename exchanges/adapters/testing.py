@@ -37,6 +37,7 @@ from exchanges.adapters.types import (
     Fill,
     InstrumentSpec,
     Liquidity,
+    ListedOrder,
     MarketType,
     OrderRef,
     OrderReport,
@@ -47,6 +48,7 @@ from exchanges.adapters.types import (
     StreamKind,
     StreamState,
     StreamStateChange,
+    UnreadableOrder,
     VenueOrderStatus,
     VenuePosition,
 )
@@ -112,6 +114,7 @@ class FakeExchange(Exchange):
         self.cancel_calls: list[tuple[OrderRef, ...]] = []
         self.orders: dict[str, OrderReport] = {}  # by exchange order id
         self.executions: dict[str, list[Fill]] = {}  # by exchange order id
+        self.unreadable: list[UnreadableOrder] = []  # what its lists hold besides
         self.account_fault: ExchangeError | None = None
         self.is_warm = False
         self.before_placing: Callable[[Sequence[OrderRequest]], Awaitable[None]] | None = None
@@ -232,19 +235,20 @@ class FakeExchange(Exchange):
         self._maybe_fail()
         return replace(self._find(ref), fills=())
 
-    async def fetch_open_orders(self, symbol: str | None = None) -> list[OrderReport]:
+    async def fetch_open_orders(self, symbol: str | None = None) -> list[ListedOrder]:
         self._maybe_fail()
-        return [
+        listed = [
             replace(order, fills=())
             for order in self.orders.values()
             if order.status not in VENUE_CLOSED and symbol in (None, order.symbol)
         ]
+        return [*listed, *self.unreadable]
 
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         self._maybe_fail()
         return list(self.executions.get(self._find(ref).exchange_order_id, ()))
 
-    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[OrderReport]:
+    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[ListedOrder]:
         self._maybe_fail()
         since = datetime.fromtimestamp(since_ms / 1000, UTC)
         return [

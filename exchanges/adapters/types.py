@@ -261,6 +261,27 @@ StreamEvent = OrderReport | StreamStateChange | UnreadableMessage
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableOrder:
+    """A row of an exchange's list that nobody could read: kept raw (masked), nothing guessed of its state.
+
+    `names`: every order id in it, theirs first, then the client's; never empty. `symbol`: "" where it is
+    not among the instruments.
+    """
+
+    names: tuple[str, ...]
+    text: str
+    error: str
+    symbol: str = ""
+
+    def is_about(self, symbol: str, *names: str) -> bool:
+        """Tell whether it may be about the order that bears one of these ids; "" names nothing."""
+        return self.symbol in ("", symbol) and any(name in self.names for name in names if name)
+
+
+ListedOrder = OrderReport | UnreadableOrder
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     asset: str
     free: Decimal

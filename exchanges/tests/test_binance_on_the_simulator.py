@@ -129,6 +129,7 @@ class TestConditionalOrders:
         placed = await place(futures, "stop2", **limit)
         simulator.set_price(BTC, 96100)
         (open_now,) = await futures.fetch_open_orders(BTC)
+        assert isinstance(open_now, OrderReport)
         assert open_now.client_order_id == "stop2"
         ref = OrderRef(BTC, "stop2", placed.exchange_order_id, conditional=True)
         (report,) = await futures.cancel_orders([ref])

@@ -29,6 +29,7 @@ from exchanges.adapters.types import (
     OrderReport,
     OrderType,
     Side,
+    UnreadableOrder,
     VenueOrderStatus,
     VenuePosition,
 )
@@ -350,6 +351,65 @@ class TestFuturesFetchOpenOrders:
         await exchange.fetch_open_orders()
         assert server.paths().count("GET /fapi/v1/exchangeInfo") == 1
         assert exchange.venue_symbol("BTC/USDT-260327") == "BTCUSDT_260327"
+
+
+STRANGE_ROWS = [
+    {"symbol": "ODDUSDT", "orderId": 5, "clientOrderId": "web_1"},  # not among our instruments
+    {"status": "HALTED", "orderId": 6, "clientOrderId": "web_2"},
+    {"origQty": None, "orderId": 7, "clientOrderId": "web_3"},
+]
+
+
+class TestFetchLists:
+    """Open and recent orders of both markets: a row that cannot be read hides no other."""
+
+    @pytest.mark.parametrize("strange", STRANGE_ROWS)
+    @pytest.mark.parametrize(
+        ("adapter", "path", "row"),
+        [(BinanceSpot, "/api/v3", "spot_order_full"), (BinanceFutures, "/fapi/v1", "futures_order")],
+    )
+    async def test_reads_row_by_row(
+        self,
+        server: ScriptedServer,
+        make: Make,
+        adapter: type[BinanceExchange],
+        path: str,
+        row: str,
+        strange: dict[str, Any],
+    ) -> None:
+        good = payload(row)
+        rows = Reply([good | strange, good])
+        for lists in ("openOrders", "allOrders"):
+            server.script["GET", f"{path}/{lists}"] = rows
+        for lists in ("openAlgoOrders", "allAlgoOrders"):
+            server.script["GET", f"{path}/{lists}"] = Reply([])
+        exchange = make(adapter)
+        opened = await exchange.fetch_open_orders()
+        recent = await exchange.fetch_recent_orders("BTC/USDT", since_ms=0)
+        for listed in (opened, recent):
+            read, unreadable = sorted(listed, key=lambda one: isinstance(one, UnreadableOrder))
+            assert read.client_order_id == good["clientOrderId"]
+            assert unreadable.names == (str(strange["orderId"]), strange["clientOrderId"])
+            assert (unreadable.symbol == "") is ("symbol" in strange)
+            assert json.loads(unreadable.text) == good | strange
+
+    async def test_names_an_algo_order_by_all_its_ids(self, server: ScriptedServer, make: Make) -> None:
+        algo = payload("futures_algo_order") | {"algoStatus": "RESTING", "algoId": 5, "actualOrderId": "991"}
+        server.script["GET", "/fapi/v1/openOrders"] = Reply([])
+        server.script["GET", "/fapi/v1/openAlgoOrders"] = Reply([algo])
+        (unreadable,) = await make(BinanceFutures).fetch_open_orders()
+        assert unreadable.names == ("5", "991", algo["clientAlgoId"])
+        assert unreadable.is_about("BTC/USDT", "", "991")
+        assert not unreadable.is_about("ETH/USDT", "991")
+        assert not unreadable.is_about("BTC/USDT", "", "992")
+
+    @pytest.mark.parametrize("body", [[{"symbol": "BTCUSDT", "status": "NEW"}], ["BTCUSDT"], {"rows": []}])
+    async def test_knows_nothing_where_a_row_names_no_order(
+        self, server: ScriptedServer, make: Make, body: Any
+    ) -> None:
+        server.script["GET", "/api/v3/openOrders"] = Reply(body)
+        with pytest.raises(exc.OutcomeUnknown):
+            await make(BinanceSpot).fetch_open_orders()
 
 
 def make_trade(trade_id: int, order_id: int) -> dict[str, Any]:

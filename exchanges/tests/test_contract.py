@@ -131,6 +131,7 @@ class TestPlaceOrders:
         assert (report.status, report.conditional, report.triggered) == (VenueOrderStatus.NEW, True, False)
         assert report.stop_price == 96000
         (listed,) = await venue.exchange.fetch_open_orders(BTC)
+        assert isinstance(listed, OrderReport)
         assert (listed.client_order_id, listed.conditional) == (report.client_order_id, True)
 
 
@@ -202,6 +203,7 @@ class TestFetchRecentOrders:
         found = {
             report.client_order_id: report.status
             for report in await venue.exchange.fetch_recent_orders(BTC, since_ms=since_ms)
+            if isinstance(report, OrderReport)
         }
         assert found[market.client_order_id] is VenueOrderStatus.FILLED
         assert found[resting.client_order_id] is VenueOrderStatus.NEW

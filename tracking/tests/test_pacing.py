@@ -12,7 +12,7 @@ from exchanges.adapters.binance.futures import BinanceFutures
 from exchanges.adapters.binance.spot import BinanceSpot
 from exchanges.adapters.limits import HostLimits
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import OrderReport, VenueOrderStatus
+from exchanges.adapters.types import ListedOrder, VenueOrderStatus
 from exchanges.models import Account
 from orders.models import Book
 from tracking import pacing
@@ -139,7 +139,7 @@ def short(monkeypatch: pytest.MonkeyPatch, clock: Clock, exchange: FakeExchange)
     asked: list[str | None] = []
     fetch = exchange.fetch_open_orders
 
-    async def noted(symbol: str | None = None) -> list[OrderReport]:
+    async def noted(symbol: str | None = None) -> list[ListedOrder]:
         asked.append(symbol)
         return await fetch(symbol)
 

@@ -12,7 +12,14 @@ from django.test.utils import CaptureQueriesContext
 
 from exchanges.adapters.exceptions import OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import OrderRef, OrderReport, VenueOrderStatus, VenuePosition
+from exchanges.adapters.types import (
+    ListedOrder,
+    OrderRef,
+    OrderReport,
+    UnreadableOrder,
+    VenueOrderStatus,
+    VenuePosition,
+)
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import (
@@ -264,6 +271,68 @@ class TestReconcileAccount:
         assert open_order(placement) is None
         assert FailedOrder.objects.get().exchange_error == "The exchange does not know this order any more"
 
+    def test_goes_on_where_a_row_of_the_list_cannot_be_read(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        filled, rests = make_resting(account), make_resting(account)
+        exchange.fill(filled.client_order_id, announce=False)
+        exchange.unreadable = [unreadable("5", "web_1", symbol="")]
+
+        for _ in range(3):
+            result = reconcile(account)
+            assert result.errors == []
+
+        assert (open_order(filled), TradeExecution.objects.count()) == (None, 1)
+        assert open_order(rests) is not None
+        kept = UnmatchedReport.objects.get()  # once, however often it is listed
+        assert (kept.state, kept.exchange_order_id) == (UnmatchedReport.State.UNREADABLE, "5")
+        assert kept.report == {"text": '{"status": "HALTED"}'}
+
+    @pytest.mark.parametrize("name", ["client_order_id", "exchange_order_id", "child_order_id"])
+    def test_takes_an_order_for_open_that_an_unreadable_row_names(
+        self, account: Account, exchange: FakeExchange, name: str
+    ) -> None:
+        placement = make_resting(account)
+        Placement.objects.update(child_order_id="991", created_at=database_now() - timedelta(days=4))
+        placement.refresh_from_db()
+        exchange.orders.clear()
+        exchange.unreadable = [unreadable(getattr(placement, name))]
+
+        for _ in range(3):
+            result = reconcile(account)
+            assert result.differences == []
+            assert result.errors == [f"{placement.client_order_id}: Order does not exist."]
+
+        assert open_order(placement) is not None
+        assert reconcile(account, check_only=True).is_clean is False
+
+    def test_asks_the_order_itself_where_its_row_cannot_be_read(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement, other = make_resting(account), make_resting(account, symbol="ETH/USDT")
+        exchange.fill(placement.client_order_id, announce=False)
+        exchange.unreadable = [unreadable(placement.exchange_order_id)]
+
+        result = reconcile(account)
+
+        assert (result.differences, result.errors) == ([], [])
+        assert open_order(placement) is None
+        assert StrategyPosition.objects.get().quantity == Decimal(1)
+        assert open_order(other) is not None
+
+    def test_does_not_let_an_order_of_others_go_whose_row_cannot_be_read(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        exchange.orders["900"] = report()
+        reconcile(account)
+        del exchange.orders["900"]
+        exchange.unreadable = [unreadable("900", "by-hand")]
+
+        reconcile(account)
+
+        external = UnmatchedReport.objects.get(state=UnmatchedReport.State.EXTERNAL)
+        assert external.is_open is True
+
     def test_says_when_it_ran(self, account: Account, exchange: FakeExchange) -> None:
         sessions_ensure([key_of(account)])
 
@@ -374,13 +443,17 @@ def _apply(account: Account, *reports: OrderReport) -> None:
     )
 
 
+def unreadable(*names: str, symbol: str = SYMBOL) -> UnreadableOrder:
+    return UnreadableOrder(names, '{"status": "HALTED"}', "a status that we do not know: HALTED", symbol)
+
+
 def _meanwhile(exchange: FakeExchange, steps: Sequence[Callable[[], None]]) -> None:
     """Let things happen after the exchange made its list and before we read it."""
     import asyncio
 
     fetch = exchange.fetch_open_orders
 
-    async def slow(symbol: str | None = None) -> list[OrderReport]:
+    async def slow(symbol: str | None = None) -> list[ListedOrder]:
         listed = await fetch(symbol)
         for step in steps:
             await asyncio.to_thread(_in_thread, step)

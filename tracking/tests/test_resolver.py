@@ -16,7 +16,14 @@ from django.db.models import F
 from exchanges import runtime
 from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import Fill, OrderRef, OrderReport, VenueOrderStatus
+from exchanges.adapters.types import (
+    Fill,
+    ListedOrder,
+    OrderRef,
+    OrderReport,
+    UnreadableOrder,
+    VenueOrderStatus,
+)
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import (
@@ -238,7 +245,7 @@ class TestResolveOfSubmittingOrders:
         lost(exchange, account, placement)
         _query_finds_nothing(exchange)
 
-        async def nothing(symbol: str, *, since_ms: int) -> list[OrderReport]:
+        async def nothing(symbol: str, *, since_ms: int) -> list[ListedOrder]:
             return []
 
         exchange.fetch_recent_orders = nothing  # type: ignore[method-assign]
@@ -259,12 +266,26 @@ class TestResolveOfSubmittingOrders:
         assert open_order(placement) is None
         assert StrategyPosition.objects.get().quantity == Decimal(1)
 
+    @pytest.mark.parametrize(("ours", "counted"), [(True, 0), (False, 1)])
+    def test_believes_nothing_while_a_row_with_its_id_cannot_be_read(
+        self, account: Account, exchange: FakeExchange, ours: bool, counted: int
+    ) -> None:
+        placement = make_order(account, planned_at=long_ago(**HOPELESS))
+        name = placement.client_order_id if ours else "web_1"
+        exchange.unreadable = [UnreadableOrder(("5", name), "{}", "unknown status 'HALTED'")]
+
+        resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.not_found_count) == (OrderStatus.SUBMITTING, counted)
+
     def test_believes_nothing_while_a_list_cannot_be_had(
         self, account: Account, exchange: FakeExchange
     ) -> None:
         placement = make_order(account, planned_at=long_ago(**HOPELESS))
 
-        async def broken(symbol: str, *, since_ms: int) -> list[OrderReport]:
+        async def broken(symbol: str, *, since_ms: int) -> list[ListedOrder]:
             raise OutcomeUnknown("connection lost", venue="fake")
 
         exchange.fetch_recent_orders = broken  # type: ignore[method-assign]
@@ -371,7 +392,7 @@ class TestResolveOfSubmittingOrders:
         monkeypatch.setattr(resolver, "ASK_SECONDS", 0.2)
         placement = make_order(account, planned_at=long_ago(**HOPELESS))
 
-        async def endless(symbol: str, *, since_ms: int) -> list[OrderReport]:
+        async def endless(symbol: str, *, since_ms: int) -> list[ListedOrder]:
             await asyncio.sleep(30)
             return []
 

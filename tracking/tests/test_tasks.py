@@ -15,7 +15,7 @@ from django_q.models import Schedule
 
 from exchanges.adapters.exceptions import OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import OrderReport, VenueOrderStatus
+from exchanges.adapters.types import ListedOrder, VenueOrderStatus
 from exchanges.models import Account, Instrument
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession
@@ -134,11 +134,11 @@ class TestReconcileUnwatched:
         asked = threading.Event()
         waits, rings = exchange.fetch_open_orders, exchanges.of(other).fetch_open_orders
 
-        async def wait(symbol: str | None = None) -> list[OrderReport]:
+        async def wait(symbol: str | None = None) -> list[ListedOrder]:
             assert await asyncio.to_thread(asked.wait, 10)
             return await waits(symbol)
 
-        async def ring(symbol: str | None = None) -> list[OrderReport]:
+        async def ring(symbol: str | None = None) -> list[ListedOrder]:
             asked.set()
             return await rings(symbol)
 

@@ -7,6 +7,7 @@ Source: Binance spot API docs rest-api.md; USDⓈ-M Futures "New Order", "User T
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -43,12 +44,14 @@ from exchanges.adapters.types import (
     Fill,
     InstrumentSpec,
     Liquidity,
+    ListedOrder,
     MarketType,
     OrderRef,
     OrderReport,
     OrderRequest,
     OrderType,
     StreamEvent,
+    UnreadableOrder,
 )
 
 T = TypeVar("T")
@@ -58,6 +61,9 @@ Result = OrderReport | ExchangeError
 VALIDITY_SECONDS = 5.0  # recvWindow: later than this the exchange refuses a signed request
 PAGE = 1000
 _SYMBOL_REFRESH_SECONDS = 60.0
+# Everything that a row may call an order, theirs first. Plain orders and algo orders have different words.
+_ID_FIELDS = ("orderId", "algoId", "actualOrderId", "origClientOrderId", "clientOrderId", "clientAlgoId")
+_RAW_LENGTH = 20_000
 
 
 class BinanceExchange(Exchange):
@@ -253,13 +259,20 @@ class BinanceExchange(Exchange):
 
     # Orders, as queries and answers describe them.
 
-    async def _reports(self, rows: Sequence[Row]) -> list[OrderReport]:
-        reports = []
-        for row in rows:
-            with self._reading(row):
-                symbol = await self.our_symbol(row["symbol"])
-                reports.append(self._report(row, symbol))
-        return reports
+    async def _listed(self, rows: list[Row]) -> list[ListedOrder]:
+        """Read a list row by row: an order placed by hand, strange to us, must not hide the others."""
+        with self._reading(rows):
+            named = [(row, _names_in(row)) for row in rows]
+        return [await self._listed_row(row, names) for row, names in named]
+
+    async def _listed_row(self, row: Row, names: tuple[str, ...]) -> ListedOrder:
+        symbol = ""
+        try:
+            symbol = await self.our_symbol(row["symbol"])
+            return self._report(row, symbol)
+        except (InvalidSymbol, *UNREADABLE) as exc:
+            text = self._mask(json.dumps(dict(row), default=str), limit=_RAW_LENGTH)
+            return UnreadableOrder(names, text, self._mask(repr(exc)), symbol)
 
     @abstractmethod
     def _report(self, row: Row, symbol: str) -> OrderReport: ...
@@ -304,6 +317,14 @@ class BinanceExchange(Exchange):
         async with aclosing(self._account_stream().follow()) as events:
             async for event in events:
                 yield event
+
+
+def _names_in(row: Row) -> tuple[str, ...]:
+    """Return every id in a row. One without any may be about any order: then the list says nothing."""
+    names = tuple(str(row[field]) for field in _ID_FIELDS if row.get(field))
+    if not names:
+        raise ValueError(f"a row that names no order: {row!r}")
+    return names
 
 
 def order_name(ref: OrderRef, *, id_field: str, client_field: str) -> tuple[str, str]:

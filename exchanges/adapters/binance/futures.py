@@ -13,7 +13,7 @@ Source: Binance Open Platform "USDⓈ-M Futures", Trade; "New Algo Order" (requi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -44,12 +44,14 @@ from exchanges.adapters.types import (
     Endpoints,
     Fill,
     InstrumentSpec,
+    ListedOrder,
     MarketType,
     OrderRef,
     OrderReport,
     OrderRequest,
     OrderType,
     Side,
+    UnreadableOrder,
     VenuePosition,
 )
 
@@ -255,17 +257,17 @@ class BinanceFutures(BinanceExchange):
         with self._reading(body):
             return self._report(body, ref.symbol)
 
-    async def fetch_open_orders(self, symbol: str | None = None) -> list[OrderReport]:
+    async def fetch_open_orders(self, symbol: str | None = None) -> list[ListedOrder]:
         params = [("symbol", self.venue_symbol(symbol))] if symbol else []
         weight = 1 if symbol else 40
         bodies = await asyncio.gather(
             self._get("/fapi/v1/openOrders", params, weight=weight),
             self._get("/fapi/v1/openAlgoOrders", params, weight=weight),
         )
-        plain, algo = [await self._reports(body) for body in bodies]
+        plain, algo = [await self._listed(body) for body in bodies]
         return _merge_lists(plain, algo)
 
-    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[OrderReport]:
+    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[ListedOrder]:
         params = [("symbol", self.venue_symbol(symbol))]
         since = ("startTime", str(since_ms))
         plain: list[Row] = []
@@ -278,7 +280,7 @@ class BinanceFutures(BinanceExchange):
             page = await self._get("/fapi/v1/allOrders", [*params, after, ("limit", str(PAGE))], weight=5)
             plain += page
         algo = await self._get("/fapi/v1/allAlgoOrders", [*params, since, ("limit", str(PAGE))], weight=5)
-        return _merge_lists(await self._reports(plain), await self._reports(algo))
+        return _merge_lists(await self._listed(plain), await self._listed(algo))
 
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         order_id = ref.exchange_order_id
@@ -436,14 +438,17 @@ def _as_parent(child: OrderReport, ref: OrderRef) -> OrderReport:
     )
 
 
-def _merge_lists(plain: Iterable[OrderReport], algo: Iterable[OrderReport]) -> list[OrderReport]:
+def _merge_lists(plain: Sequence[ListedOrder], algo: Sequence[ListedOrder]) -> list[ListedOrder]:
     """One list of both kinds, in which a triggered order stands once, as its child is."""
-    children = {report.exchange_order_id: report for report in plain}
+    children = {one.exchange_order_id: one for one in plain if isinstance(one, OrderReport)}
     merged = []
     for parent in algo:
+        if isinstance(parent, UnreadableOrder):
+            continue
         child = children.pop(parent.child_order_id, None) if parent.child_order_id else None
         merged.append(_merged(parent, child) if child is not None else parent)
-    return [*children.values(), *merged]
+    unreadable = [one for one in (*plain, *algo) if isinstance(one, UnreadableOrder)]
+    return [*children.values(), *merged, *unreadable]
 
 
 def _cancel_call(path: str, params: Params) -> Call:

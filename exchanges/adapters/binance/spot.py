@@ -39,6 +39,7 @@ from exchanges.adapters.types import (
     Fill,
     InstrumentSpec,
     Liquidity,
+    ListedOrder,
     MarketType,
     OrderRef,
     OrderReport,
@@ -134,11 +135,11 @@ class BinanceSpot(BinanceExchange):
         with self._reading(body):
             return self._report(body, ref.symbol)
 
-    async def fetch_open_orders(self, symbol: str | None = None) -> list[OrderReport]:
+    async def fetch_open_orders(self, symbol: str | None = None) -> list[ListedOrder]:
         params = [("symbol", self.venue_symbol(symbol))] if symbol else []
-        return await self._reports(await self._get("/api/v3/openOrders", params, weight=6 if symbol else 80))
+        return await self._listed(await self._get("/api/v3/openOrders", params, weight=6 if symbol else 80))
 
-    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[OrderReport]:
+    async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[ListedOrder]:
         params = [("symbol", self.venue_symbol(symbol)), ("limit", str(PAGE))]
         body = await self._get("/api/v3/allOrders", [*params, ("startTime", str(since_ms))], weight=20)
         rows = list(body)
@@ -146,7 +147,7 @@ class BinanceSpot(BinanceExchange):
             next_id = max(row["orderId"] for row in body) + 1
             body = await self._get("/api/v3/allOrders", [*params, ("orderId", str(next_id))], weight=20)
             rows += body
-        return await self._reports(rows)
+        return await self._listed(rows)
 
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         order_id = ref.exchange_order_id or (await self.fetch_order(ref)).exchange_order_id
