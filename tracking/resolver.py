@@ -2,8 +2,9 @@
 
 An order that is found is adopted. One that is not found may still be on its way, so "not found" counts
 only once the request can be accepted no more, by the database's clock, and only when it is said twice,
-by the query, the open orders, the recent orders and the fills alike. Any number of processes may run
-this: a row is claimed before the exchange is asked, by moving its `ask_at` on.
+by the query, the open orders, the recent orders and the fills alike, and only while the exchange would
+still know an order that ended. Any number of processes may run this: a row is claimed before the exchange
+is asked, by moving its `ask_at` on.
 """
 
 from __future__ import annotations
@@ -234,18 +235,24 @@ async def _ask(exchange: Exchange, cases: Sequence[_Case], asked_at: datetime) -
 
 
 def _may_count(exchange: Exchange, case: _Case, asked_at: datetime) -> bool:
+    """Tell whether "not found" proves anything: not too early, not too late, and not where it never does."""
     window = exchange.capabilities.validity_window_seconds
+    remembers = exchange.capabilities.remembers_seconds
     if case.open_order.status != OrderStatus.SUBMITTING:
         return False
     if window is None:
-        logger.error(
-            "%s is unknown to %s, where requests never expire: a person has to decide",
-            case.placement.client_order_id,
-            exchange.venue,
-        )
-        return False
+        return _left_to_a_person(exchange, case, "where requests never expire")
+    if remembers is not None and asked_at >= case.placement.created_at + timedelta(seconds=remembers):
+        return _left_to_a_person(exchange, case, "which may have forgotten it by now")
     validity = max(window, settings.EXCHANGE_VALIDITY_SECONDS)
     return asked_at >= counts_from(case.placement, validity)
+
+
+def _left_to_a_person(exchange: Exchange, case: _Case, why: str) -> bool:
+    """Say loudly that nobody can tell here; see `orders.services.resolution`."""
+    name = case.placement.client_order_id
+    logger.error("%s is unknown to %s, %s: a person has to decide", name, exchange.venue, why)
+    return False
 
 
 async def _look_everywhere(exchange: Exchange, lists: _Lists, case: _Case) -> Answer:

@@ -60,6 +60,7 @@ FAKE_CAPABILITIES = Capabilities(
     cancel_batch_size=10,
     leverage=True,
     reduce_only=True,
+    remembers_seconds=71 * 3600.0,
 )
 BTC_USDT = InstrumentSpec(
     market_type=MarketType.FUTURES,

@@ -123,6 +123,7 @@ class Capabilities:
     quantity_kind: QuantityKind = QuantityKind.BASE
     place_answer_is_final: bool = True  # False: only an acknowledgement, the verdict comes later
     validity_window_seconds: float | None = 5.0  # how long a signed request stays valid; None: for ever
+    remembers_seconds: float | None = None  # of an order that ended without a fill; None: for ever
     request_timeout_seconds: float = 10.0  # an answer that is not here by then does not come
 
 

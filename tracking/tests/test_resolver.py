@@ -200,6 +200,30 @@ class TestResolveOfSubmittingOrders:
         assert placement.outcome == PlacementOutcome.NEVER_PLACED
         assert exchange.submitted == []  # nothing was sent on the way
 
+    @pytest.mark.parametrize(("hours", "counted"), [(70, 1), (72, 0), (2400, 0)])
+    def test_leaves_to_a_person_what_the_exchange_may_have_forgotten(
+        self,
+        account: Account,
+        exchange: FakeExchange,
+        caplog: pytest.LogCaptureFixture,
+        hours: int,
+        counted: int,
+    ) -> None:
+        placement = make_order(account, planned_at=long_ago(hours=hours), is_queued=True)
+
+        resolve_again()
+
+        order = open_order(placement)
+        assert order is not None
+        assert (order.status, order.not_found_count) == (OrderStatus.SUBMITTING, counted)
+        if not counted:
+            resolve_again()
+            assert open_order(placement) is not None
+            assert exchange.submitted == []
+            assert "a person has to decide" in caplog.text
+            assert order.ask_at is not None
+            assert order.ask_at > database_now()  # it may be heard of yet
+
     def test_ends_a_canceled_order_that_was_never_placed_without_a_failure(
         self, account: Account, exchange: FakeExchange
     ) -> None:

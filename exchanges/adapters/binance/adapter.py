@@ -59,6 +59,9 @@ Params = list[tuple[str, str]]
 Result = OrderReport | ExchangeError
 
 VALIDITY_SECONDS = 5.0  # recvWindow: later than this the exchange refuses a signed request
+# Futures forget an order that ended without a fill after three days, Spot after 90.
+# The shorter time for both, and a little less, because their count may begin before ours.
+REMEMBERS_SECONDS = 71 * 3600.0
 PAGE = 1000
 _SYMBOL_REFRESH_SECONDS = 60.0
 # Everything that a row may call an order, theirs first. Plain orders and algo orders have different words.

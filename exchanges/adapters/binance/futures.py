@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from exchanges.adapters.binance.adapter import (
     PAGE,
+    REMEMBERS_SECONDS,
     BinanceExchange,
     Params,
     Result,
@@ -78,6 +79,7 @@ class BinanceFutures(BinanceExchange):
         place_batch_size=PLACE_BATCH,
         cancel_batch_size=CANCEL_BATCH,
         max_open_orders=200,
+        remembers_seconds=REMEMBERS_SECONDS,
         max_conditional_orders=FUTURES_CONDITIONAL_CAP,
         conditional_orders_per_account=True,
         leverage=True,

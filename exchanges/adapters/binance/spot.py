@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from exchanges.adapters.binance.adapter import (
     PAGE,
+    REMEMBERS_SECONDS,
     BinanceExchange,
     Params,
     Result,
@@ -67,6 +68,7 @@ class BinanceSpot(BinanceExchange):
         market_types=frozenset({MarketType.SPOT}),
         order_types=frozenset(_WIRE_TYPE),
         max_open_orders=200,
+        remembers_seconds=REMEMBERS_SECONDS,
         max_conditional_orders=5,
     )
     rules = RateRules(
