@@ -56,6 +56,7 @@ RECONCILE_SECONDS = settings.RECONCILE_SECONDS
 RECONCILE_DOWN_SECONDS = settings.RECONCILE_DOWN_SECONDS
 RUN_SECONDS = 1.5  # … so the next run begins earlier by what a run takes
 BUSY_AGAIN_SECONDS = 1.0
+FAILED_AGAIN_SECONDS = 1.0  # doubled each time, until it comes to the pace of a stream that is down
 RESTART_SECONDS = (0.5, 30.0)
 DATABASE_AGAIN_SECONDS = (0.2, 5.0)
 DRAIN_SECONDS = 2.0
@@ -111,6 +112,9 @@ class Follower:
         self._asked_at = float("-inf")  # when a reconciliation was last asked for out of turn
         self._asked_later = False
         self._again_after = 0.0  # what the exchange's budget asks for
+        self._times_missed = 0  # how often something may have been missed …
+        self._times_made_up = 0  # … and as of which of these times a reconciliation was clean
+        self._failed_runs = 0  # since the last time
         self._applying: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
         self._errands: set[asyncio.Task[Any]] = set()
@@ -179,7 +183,7 @@ class Follower:
                     await self._handle(list(events))
             except Exception:
                 logger.exception("Account %s %s: %s events were not applied", *self.key, len(batch))
-                self._reconcile_now.set()
+                self._catch_up()
             finally:
                 for _ in batch:
                     self._queue.task_done()
@@ -201,7 +205,7 @@ class Follower:
         self._is_connected = status == SessionStatus.CONNECTED
         await self._surely(state_change, key=self.key, owner=self._owner, status=status, reason=reason)
         if self._is_connected:
-            self._reconcile_now.set()  # what happened meanwhile was not heard
+            self._catch_up()  # what happened meanwhile was not heard
         self._pace_changed.set()  # the wait that is going on may be too long for a stream that is down
 
     async def _handle_reports(self, reports: Sequence[OrderReport]) -> None:
@@ -309,7 +313,7 @@ class Follower:
     async def _follow_symbols(self, symbols: Collection[str]) -> None:
         assert self._exchange is not None
         if await self._exchange.follow_symbols(symbols):
-            self._reconcile_now.set()  # what happened to their orders before was not heard
+            self._catch_up()  # what happened to their orders before was not heard
 
     async def _retry_unmatched(self) -> None:
         if self._retrying.locked():
@@ -333,14 +337,15 @@ class Follower:
             self._errand(self._retry_unmatched())
 
     async def _reconcile(self) -> None:
-        """After every connect, and again and again: sooner while the stream is down."""
+        """After every connect, and again and again: sooner while something may have been missed."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
             early = random.uniform(0.9, 1.0)  # so that accounts do not stay in step
             while not self._reconcile_now.is_set():
                 self._pace_changed.clear()
-                within = RECONCILE_SECONDS if self._is_connected else RECONCILE_DOWN_SECONDS
+                hears_all = self._is_connected and self._is_caught_up
+                within = RECONCILE_SECONDS if hears_all else RECONCILE_DOWN_SECONDS
                 wait = max(within - RUN_SECONDS, within / 2, self._again_after)
                 left = began + wait * early - loop.time()
                 if left <= 0 or not await self._is_woken(left):
@@ -348,6 +353,25 @@ class Follower:
             self._reconcile_now.clear()
             began = loop.time()
             await self._guarded(self._reconcile_once())
+
+    @property
+    def _is_caught_up(self) -> bool:
+        return self._times_made_up == self._times_missed
+
+    def _catch_up(self) -> None:
+        """Something may have been missed: reconcile now, and soon again until a run is clean."""
+        self._times_missed += 1
+        self._failed_runs = 0
+        self._reconcile_now.set()
+
+    def _catch_up_again(self) -> None:
+        """A run was not clean: while what was missed is not known, begin the next one sooner than usual."""
+        if self._is_caught_up or not self._is_connected:
+            return
+        wait = max(FAILED_AGAIN_SECONDS * 2**self._failed_runs, self._again_after)
+        if wait < RECONCILE_DOWN_SECONDS - RUN_SECONDS:  # else the usual pace is no slower
+            self._failed_runs += 1
+            asyncio.get_running_loop().call_later(wait, self._reconcile_now.set)
 
     def _reconcile_soon(self) -> None:
         """Reconcile now, or when the last time that this was asked for is long enough ago."""
@@ -371,15 +395,23 @@ class Follower:
 
     async def _reconcile_once(self) -> None:
         account_id, market_type = self.key
+        missed = self._times_missed  # what is missed from here on may not be in the list
         try:
             result = await self._reconciling.run(
                 reconcile_account, account_id=account_id, market_type=market_type
             )
-        except (ExchangeError, TimeoutError) as exc:
+        except Exception as exc:
+            self._catch_up_again()
+            if not isinstance(exc, ExchangeError | TimeoutError):
+                raise
             logger.warning("Account %s %s could not be reconciled: %s", *self.key, exc)
             return
         if result.ran:
             self._again_after = result.again_after
+            if result.errors:
+                self._catch_up_again()
+            else:
+                self._times_made_up = missed
         else:
             wait = max(BUSY_AGAIN_SECONDS, result.again_after)
             asyncio.get_running_loop().call_later(wait, self._reconcile_now.set)

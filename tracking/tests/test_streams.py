@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from django.db.models.functions import Now
 from psycopg.errors import IdleInTransactionSessionTimeout
 from pytest_django import Settings
 
-from exchanges.adapters.exceptions import InsufficientFunds
+from exchanges.adapters.exceptions import InsufficientFunds, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     Fill,
@@ -44,6 +45,7 @@ from orders.services.waiting import pending_for
 from orders.tests.factories import Gate
 from tracking import applying, follower, streams
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
+from tracking.reconciliation import Reconciled, reconcile_account
 from tracking.sessions import session_release
 from tracking.sharing import processes_alive
 from tracking.streams import Streams
@@ -327,6 +329,59 @@ class TestFollower:
         wait_until(lambda: UnmatchedReport.objects.filter(exchange_order_id="999").exists())
         assert TradeExecution.objects.count() == 1
         assert session().reconnect_count == 1
+
+    @pytest.mark.parametrize(
+        "fails", [OutcomeUnknown("gateway timeout", venue="fake"), TimeoutError(), ValueError(), None]
+    )
+    def test_reconciles_again_soon_until_nothing_that_was_missed_is_left(
+        self,
+        account: Account,
+        connected: Streams,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+        fails: Exception | None,
+    ) -> None:
+        """A fill that came during a cut is on the page within ten seconds, also if the first look fails."""
+        placement = make_resting(account)
+        wait_until(lambda: OrderEvent.objects.filter(type=EventType.ACCEPTED).exists())
+        runs = 0
+
+        def twice_in_vain(**asked: Any) -> Reconciled:
+            nonlocal runs
+            runs += 1
+            if runs > 2:
+                return reconcile_account(**asked)
+            if fails is None:
+                return Reconciled(errors=["an order could not be asked for"])
+            raise fails
+
+        monkeypatch.setattr(follower, "reconcile_account", twice_in_vain)
+        exchange.push(StreamStateChange(StreamState.DISCONNECTED, "cut"))
+        wait_until(lambda: session().status == SessionStatus.DISCONNECTED)
+        exchange.fill(placement.client_order_id, announce=False)
+
+        exchange.push(StreamStateChange(StreamState.CONNECTED))
+
+        wait_until(lambda: open_order(placement) is None, seconds=7)
+        assert TradeExecution.objects.count() == 1
+
+    def test_keeps_the_pace_of_a_stream_that_is_down_until_a_run_is_clean(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follower, "FAILED_AGAIN_SECONDS", 0.2)
+        monkeypatch.setattr(follower, "RECONCILE_DOWN_SECONDS", 2.0)
+        runs: list[float] = []
+
+        def clean_at_last(**asked: Any) -> Reconciled:
+            runs.append(time.monotonic())
+            return Reconciled(errors=[] if len(runs) > 4 else ["an order could not be asked for"])
+
+        monkeypatch.setattr(follower, "reconcile_account", clean_at_last)
+        with streams_process():
+            wait_until(lambda: len(runs) > 4)
+            time.sleep(2.5)
+        assert len(runs) == 5  # then as usual, half a minute later
+        assert runs[-1] - runs[-2] >= 0.9
 
     def test_reports_an_order_that_was_canceled_by_hand(
         self, account: Account, connected: Streams, exchange: FakeExchange
