@@ -37,6 +37,7 @@ from orders.models import Book, EventSource, OpenOrder, PendingOrder, Placement,
 from orders.services.applied import FORGOTTEN
 from orders.services.externals import externals_count
 from orders.services.queue import errands_run, rebalance
+from orders.states import OrderStatus
 from tracking.applying import answers_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
 from tracking.fetching import Question, orders_fetch
@@ -62,7 +63,10 @@ LEASE_SECONDS = settings.STREAM_LEASE_SECONDS * 1.5
 FETCHED_AT_ONCE = 20
 SYMBOLS_AT_ONCE = 5
 LOOP_SECONDS = 5.0
+# An exchange forgets orders that ended without a fill after some days (Binance: three). One that is neither
+# listed nor found has ended, if it is older than this and if it is said twice, so far apart.
 FORGOTTEN_AFTER = timedelta(days=1)
+NOT_FOUND_APART = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ class _Row:
     ref: OrderRef
     counted: Decimal
     submitted_at: datetime
-    updated_at: datetime | None
+    updated_at: datetime | None = None
+    not_found_count: int = 0
 
     def may_be(self, listed: UnreadableOrder) -> bool:
         ours = self.order
@@ -110,12 +115,16 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """`unread`: our open placements that the list names in a row that nobody could read."""
+    """`unread`: our open placements that the list names in a row that nobody could read.
+
+    `absent`: those that are open here, sent for sure, and not in the list at all.
+    """
 
     differences: list[Difference]
     rows: dict[int, _Row]
     unreadable: list[UnreadableOrder]
-    unread: frozenset[int]
+    unread: set[int]
+    absent: set[int]
 
 
 def reconcile_account(
@@ -175,11 +184,12 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Re
     unreadable_orders_keep(key=key, listed=compared.unreadable)
     differing = [one.ours.placement_id for one in found if one.ours is not None]
     doubtful = [compared.rows[pk] for pk in dict.fromkeys([*differing, *compared.unread])]
+    _found_again([row for pk, row in compared.rows.items() if pk not in compared.absent])
     for start in range(0, len(doubtful), FETCHED_AT_ONCE):
         if not lease_acquire(name=_lease_name(key), owner=owner, seconds=LEASE_SECONDS):
             result.errors.append("the run took too long, and another process took over")
             return result
-        _ask(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], result, unread=compared.unread)
+        _ask(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], result, absent=compared.absent)
     external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
     _count_external(key, external, pace.symbols)
     unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
@@ -237,6 +247,11 @@ def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
     }
     ended = _named_by(key, theirs, rows)
     found = differences(theirs, [row.order for row in (rows | ended).values()])
+    absent = {
+        one.ours.placement_id
+        for one in found
+        if one.ours is not None and one.kind is Disagreement.NOT_OPEN_THERE
+    } - unread
 
     def is_settled(difference: Difference) -> bool:
         ours = difference.ours
@@ -244,11 +259,12 @@ def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
             return True
         if symbols is not None and ours.symbol not in symbols:
             return False  # its book has come to matter since
-        if difference.kind is Disagreement.NOT_OPEN_THERE and ours.placement_id in unread:
+        if difference.kind is Disagreement.NOT_OPEN_THERE and ours.placement_id not in absent:
             return False  # it is there: how it stands, only the order itself can tell
         return before.get(ours.placement_id) == rows.get(ours.placement_id)
 
-    return _Compared([one for one in found if is_settled(one)], rows | ended, unreadable, frozenset(unread))
+    settled = [one for one in found if is_settled(one)]
+    return _Compared(settled, rows | ended, unreadable, unread, absent)
 
 
 async def _lists(exchange: Exchange, symbols: Collection[str] | None) -> list[ListedOrder]:
@@ -271,7 +287,7 @@ def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled
     result = Reconciled()
     placements = Placement.objects.filter(pk__in=placement_ids, account_id=key.account_id)
     rows = [
-        _row(placement, status=placement.exchange_status, is_open=False)
+        _row(placement, status=placement.exchange_status)
         for placement in placements.select_related("intent", "account")
     ]
     if rows:
@@ -288,32 +304,71 @@ def _ask(
     asked: Sequence[_Row],
     result: Reconciled,
     *,
-    unread: Collection[int] = (),
+    absent: Collection[int] = (),
 ) -> None:
     """Ask for orders one by one, and apply the answers; what could not be had stands in `result.errors`.
 
-    `unread`: placements that the exchange's list has just named; "not found" does not end them.
+    `absent`: placements that the exchange's list does not name; of these "not found" may mean something.
     """
+    asked_at = database_now()
     questions = [Question(row.ref, row.order.booked) for row in asked]
     answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)
     reports: list[OrderReport] = []
+    found, missing = [], []
     for row, answer in zip(asked, answers, strict=True):
         if isinstance(answer, OrderReport):
             reports.append(answer)
-        elif (
-            isinstance(answer, OrderNotFound) and row.order.placement_id not in unread and _is_forgotten(row)
-        ):
+            found.append(row)
+            continue
+        is_missing = isinstance(answer, OrderNotFound) and row.order.placement_id in absent
+        if is_missing and _is_forgotten(row, asked_at):
             reports.append(_ended_unheard(key, row))
         else:
+            if is_missing:
+                missing.append(row)
             result.errors.append(f"{row.order.client_order_id}: {answer}")
+    _found_again(found)
+    _not_found(missing, asked_at)
     applied, errors = answers_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
     result.errors += [f"an answer could not be applied: {error}" for error in errors]
     errands_run(applied, source=EventSource.RECONCILIATION)
 
 
-def _is_forgotten(row: _Row) -> bool:
-    """Exchanges forget orders that ended without a fill after some days (Binance: three)."""
-    return row.order.is_open and row.submitted_at < database_now() - FORGOTTEN_AFTER
+def _is_forgotten(row: _Row, now: datetime) -> bool:
+    """Tell whether an order that is not found now was not found long enough ago too, and is old enough."""
+    return (
+        row.submitted_at < now - FORGOTTEN_AFTER
+        and row.not_found_count > 0
+        and row.updated_at is not None
+        and row.updated_at <= now - NOT_FOUND_APART
+    )
+
+
+def _not_found(rows: Sequence[_Row], now: datetime) -> None:
+    """Note of orders that rest, as far as we know, that they were not found, and when.
+
+    `updated_at` tells when: whatever happens to the order makes it later, and puts its end off.
+    """
+    first = [
+        row.order.placement_id
+        for row in rows
+        if row.not_found_count == 0 and row.submitted_at < now - FORGOTTEN_AFTER
+    ]
+    if first:
+        unchanged = OpenOrder.objects.filter(placement_id__in=first, not_found_count=0, updated_at__lt=now)
+        unchanged.exclude(status=OrderStatus.SUBMITTING).update(not_found_count=1, updated_at=now)
+
+
+def _found_again(rows: Sequence[_Row]) -> None:
+    """Forget that orders were not found: what was said before is no proof any more."""
+    seen = [
+        row.order.placement_id
+        for row in rows
+        if row.not_found_count > 0 and row.order.status != OrderStatus.SUBMITTING
+    ]
+    if seen:  # of what is submitting the resolver counts
+        sent = OpenOrder.objects.filter(placement_id__in=seen).exclude(status=OrderStatus.SUBMITTING)
+        sent.update(not_found_count=0)
 
 
 def _ended_unheard(key: StreamKey, row: _Row) -> OrderReport:
@@ -332,12 +387,7 @@ def _open_here(key: StreamKey) -> dict[int, _Row]:
     orders = OpenOrder.objects.filter(
         account_id=key.account_id, book__market_type=key.market_type
     ).select_related("placement__intent")
-    return {
-        order.placement_id: _row(
-            order.placement, status=order.status, is_open=True, updated_at=order.updated_at
-        )
-        for order in orders
-    }
+    return {order.placement_id: _row(order.placement, status=order.status, order=order) for order in orders}
 
 
 def _named_by(key: StreamKey, theirs: Sequence[OrderReport], rows: dict[int, _Row]) -> dict[int, _Row]:
@@ -358,12 +408,10 @@ def _named_by(key: StreamKey, theirs: Sequence[OrderReport], rows: dict[int, _Ro
         .exclude(pk__in=rows)
         .select_related("intent")
     )
-    return {
-        placement.pk: _row(placement, status=placement.exchange_status, is_open=False) for placement in ended
-    }
+    return {placement.pk: _row(placement, status=placement.exchange_status) for placement in ended}
 
 
-def _row(placement: Placement, *, status: str, is_open: bool, updated_at: datetime | None = None) -> _Row:
+def _row(placement: Placement, *, status: str, order: OpenOrder | None = None) -> _Row:
     return _Row(
         order=OurOrder(
             placement_id=placement.pk,
@@ -373,13 +421,14 @@ def _row(placement: Placement, *, status: str, is_open: bool, updated_at: dateti
             child_order_id=placement.child_order_id,
             status=status,
             booked=placement.filled_quantity,
-            is_open=is_open,
+            is_open=order is not None,
             is_conditional=placement.intent.is_stop,
         ),
         ref=placement.to_ref(),
         counted=placement.exchange_filled_quantity,
         submitted_at=placement.created_at,
-        updated_at=updated_at,
+        updated_at=None if order is None else order.updated_at,
+        not_found_count=0 if order is None else order.not_found_count,
     )
 
 

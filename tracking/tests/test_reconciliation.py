@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from exchanges.adapters.exceptions import OutcomeUnknown
+from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     ListedOrder,
@@ -263,13 +264,78 @@ class TestReconcileAccount:
         self, account: Account, exchange: FakeExchange
     ) -> None:
         placement = make_resting(account)
-        Placement.objects.update(created_at=database_now() - timedelta(days=4))
+        self._grow_old()
         exchange.orders.clear()
 
-        reconcile(account)
+        for _ in range(3):
+            result = reconcile(account)
+            assert result.errors == [f"{placement.client_order_id}: Order does not exist."]
+            assert open_order(placement) is not None  # it must be said twice, and not at once
+        self._wait_a_minute()
+        assert reconcile(account).errors == []
 
         assert open_order(placement) is None
         assert FailedOrder.objects.get().exchange_error == "The exchange does not know this order any more"
+
+    def test_keeps_an_old_order_that_was_not_found_once_and_then_seen_again(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        placement = make_resting(account)
+        self._grow_old()
+        for _ in range(3):
+            hidden = dict(exchange.orders)
+            exchange.orders.clear()
+            assert len(reconcile(account).errors) == 1
+            exchange.orders.update(hidden)
+            self._wait_a_minute()
+            assert reconcile(account).is_clean
+
+        assert open_order(placement) is not None
+        assert FailedOrder.objects.exists() is False
+
+    def test_keeps_an_old_order_that_is_found_by_its_id_between(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The list does not show it at all: only the answers about the order itself count."""
+        placement = make_resting(account)
+        self._grow_old()
+
+        async def nothing(symbol: str | None = None) -> list[ListedOrder]:
+            return []
+
+        monkeypatch.setattr(exchange, "fetch_open_orders", nothing)
+        for _ in range(3):
+            hidden = dict(exchange.orders)
+            exchange.orders.clear()
+            assert len(reconcile(account).errors) == 1
+            exchange.orders.update(hidden)
+            self._wait_a_minute()
+            assert reconcile(account).errors == []
+
+        assert open_order(placement) is not None
+
+    def test_keeps_an_old_order_that_is_listed_and_not_found(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        placement = make_resting(account)
+        self._grow_old()
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+
+        async def nothing(ref: OrderRef) -> OrderReport:
+            raise OrderNotFound("Order does not exist.", venue="fake")
+
+        monkeypatch.setattr(exchange, "fetch_order", nothing)
+        for _ in range(3):
+            assert len(reconcile(account).errors) == 1
+            self._wait_a_minute()
+
+        assert open_order(placement) is not None
+
+    def _grow_old(self) -> None:
+        Placement.objects.update(created_at=database_now() - timedelta(days=4))
+
+    def _wait_a_minute(self) -> None:
+        OpenOrder.objects.update(updated_at=F("updated_at") - timedelta(minutes=1))
 
     def test_goes_on_where_a_row_of_the_list_cannot_be_read(
         self, account: Account, exchange: FakeExchange
