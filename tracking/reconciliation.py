@@ -203,6 +203,7 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Re
     )
     if retried.applied is not None:
         errands_run(retried.applied, source=EventSource.RECONCILIATION)
+        _ask(key, exchange, _ended_rows(key, retried.applied.doubted), result)
     OrderTrackingSession.objects.filter(account_id=key.account_id, market_type=key.market_type).update(
         last_reconciled_at=began
     )
@@ -285,17 +286,22 @@ def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled
     Raises ExchangeError when the exchange cannot be had at all, TimeoutError after a minute.
     """
     result = Reconciled()
-    placements = Placement.objects.filter(pk__in=placement_ids, account_id=key.account_id)
-    rows = [
-        _row(placement, status=placement.exchange_status)
-        for placement in placements.select_related("intent", "account")
-    ]
-    if rows:
+    if rows := _ended_rows(key, placement_ids):
         account = Account.objects.get(pk=key.account_id)
         _ask(key, access.exchange_for(account, key.market_type), rows, result)
     for error in result.errors:
         logger.warning("Looking at ended orders of account %s %s: %s", *key, error)
     return result
+
+
+def _ended_rows(key: StreamKey, placement_ids: Collection[int]) -> list[_Row]:
+    if not placement_ids:
+        return []
+    placements = Placement.objects.filter(pk__in=placement_ids, account_id=key.account_id)
+    return [
+        _row(placement, status=placement.exchange_status)
+        for placement in placements.select_related("intent", "account")
+    ]
 
 
 def _ask(
@@ -310,6 +316,8 @@ def _ask(
 
     `absent`: placements that the exchange's list does not name; of these "not found" may mean something.
     """
+    if not asked:
+        return
     asked_at = database_now()
     questions = [Question(row.ref, row.order.booked) for row in asked]
     answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)

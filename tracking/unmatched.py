@@ -180,6 +180,8 @@ def unmatched_keep(*, key: StreamKey, reports: Sequence[OrderReport], source: st
 def unmatched_retry(*, key: StreamKey, source: str, settled_before: datetime | None = None) -> Retried:
     """Try waiting reports again, and let those go that can be nobody's but somebody else's.
 
+    They are applied as what they are, messages that may be old, whoever asks; `source` brings the events of
+    those that are not ours.
     `settled_before`: at that time (database clock) a complete reconciliation of this account began, so
     that a report from before it is no child of a stop that still rests.
     """
@@ -194,7 +196,7 @@ def unmatched_retry(*, key: StreamKey, source: str, settled_before: datetime | N
     # First what might explain them, then whether it does: the other way round an answer that is
     # recorded in between would make its own order an external one.
     submitting, stops = _unexplained(key, {row.symbol for row in rows})
-    applied, rows = _apply_matching(key, rows, source=source, now=now)
+    applied, rows = _apply_matching(key, rows, now=now)
     foreign, waits_for_stop = [], False
     for row in rows:
         if _is_foreign_for_sure(row):
@@ -282,7 +284,7 @@ def _unexplained(key: StreamKey, symbols: set[str]) -> tuple[set[str], set[str]]
 
 
 def _apply_matching(
-    key: StreamKey, rows: list[UnmatchedReport], *, source: str, now: datetime
+    key: StreamKey, rows: list[UnmatchedReport], *, now: datetime
 ) -> tuple[Applied | None, list[UnmatchedReport]]:
     """Apply those that a placement explains by now; return what was done and the rows that are left."""
     clients = {row.client_order_id for row in rows} - {""}
@@ -303,7 +305,7 @@ def _apply_matching(
         account_id=key.account_id,
         market_type=key.market_type,
         reports=list(reports.values()),
-        source=source,
+        source=EventSource.STREAM,
         now=now,
     )
     still_unknown = set(applied.unmatched)

@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown
+from exchanges.adapters.exceptions import InsufficientFunds, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     ListedOrder,
@@ -24,6 +24,7 @@ from exchanges.adapters.types import (
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import (
+    CancelReason,
     EventSource,
     EventType,
     FailedOrder,
@@ -36,7 +37,8 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
-from orders.services.settlement import apply_reports
+from orders.services.applied import Outcome
+from orders.services.settlement import apply_reports, outcomes_apply
 from orders.states import OrderStatus
 from tracking.differences import Disagreement
 from tracking.leases import lease_acquire
@@ -56,6 +58,7 @@ from tracking.tests.making import (
     report,
     send,
 )
+from tracking.unmatched import unmatched_keep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -398,6 +401,54 @@ class TestReconcileAccount:
 
         external = UnmatchedReport.objects.get(state=UnmatchedReport.State.EXTERNAL)
         assert external.is_open is True
+
+    @pytest.mark.parametrize("reason", CancelReason.values)
+    def test_takes_a_message_that_waited_for_no_news(
+        self, account: Account, exchange: FakeExchange, reason: str
+    ) -> None:
+        """It says NEW from before the cancel, which is still on its way."""
+        placement = make_resting(account)
+        self._let_wait(account, placement)
+        OpenOrder.objects.update(
+            status=OrderStatus.CANCELING, cancel_reason=reason, ask_at=database_now() + timedelta(minutes=1)
+        )
+
+        reconcile(account)
+
+        assert UnmatchedReport.objects.get().state == UnmatchedReport.State.MATCHED
+        order = open_order(placement)
+        assert order is not None
+        assert order.status == OrderStatus.CANCELING
+        assert exchange.cancelled == []
+
+    @pytest.mark.parametrize("is_alive", [True, False])
+    def test_asks_before_a_message_that_waited_revives_an_order(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch, is_alive: bool
+    ) -> None:
+        placement = make_order(account)
+        refused = Outcome(placement.pk, InsufficientFunds("no money"))
+        outcomes_apply([refused], source=EventSource.ANSWER, now=database_now())
+        self._let_wait(account, placement)
+        if is_alive:
+            exchange._keep(report(client_order_id=placement.client_order_id), announce=False)
+
+        async def nothing(symbol: str | None = None) -> list[ListedOrder]:
+            return []  # made before the order was there
+
+        monkeypatch.setattr(exchange, "fetch_open_orders", nothing)
+        asked = _count_queries_of_orders(exchange)
+
+        reconcile(account)
+
+        assert [ref.client_order_id for ref in asked] == [placement.client_order_id]
+        assert (open_order(placement) is not None) is is_alive
+        assert FailedOrder.objects.exists() is not is_alive
+
+    def _let_wait(self, account: Account, placement: Placement) -> None:
+        alive = report(
+            client_order_id=placement.client_order_id, exchange_order_id=placement.exchange_order_id
+        )
+        unmatched_keep(key=key_of(account), reports=[alive], source=EventSource.STREAM)
 
     def test_says_when_it_ran(self, account: Account, exchange: FakeExchange) -> None:
         sessions_ensure([key_of(account)])
