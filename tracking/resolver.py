@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from exchanges import access, runtime
 from exchanges.adapters.base import Exchange
@@ -32,6 +32,7 @@ from orders.models import EventSource, OpenOrder, Placement, PlacementOutcome
 from orders.services.cancellation import cancels_send
 from orders.services.gaps import fill_gaps
 from orders.services.queue import errands_run
+from orders.services.settled_rows import ASK_SOON
 from orders.services.settlement import never_placed
 from orders.side_by_side import side_by_side
 from orders.states import RESTING, OrderStatus
@@ -320,6 +321,12 @@ def _still_claimed(case: _Case) -> QuerySet[OpenOrder]:
     return OpenOrder.objects.filter(pk=case.open_order.pk, placement=case.placement, ask_at=case.claimed)
 
 
+def _asked_at_once(case: _Case, now: datetime) -> QuerySet[OpenOrder]:
+    """The row, unless something happened to it that says better than a settlement when to ask again."""
+    rows = OpenOrder.objects.filter(pk=case.open_order.pk, placement=case.placement)
+    return rows.filter(Q(ask_at=case.claimed) | Q(ask_at__lte=now + ASK_SOON))
+
+
 def _not_found_again(case: _Case) -> int:
     """Count one more time that an order was not found; return how often that makes."""
     mine = _still_claimed(case).filter(status=OrderStatus.SUBMITTING)
@@ -336,7 +343,13 @@ def _ask_later(case: _Case, answer: Answer) -> None:
         return
     if isinstance(answer, ExchangeError) and not isinstance(answer, OrderNotFound):
         logger.warning("No answer about %s: %s", case.placement.client_order_id, answer)
-    unknown_for = now - case.placement.send_by
+    mine, unknown_since = _still_claimed(case), case.placement.send_by
+    if isinstance(answer, OrderReport) and answer.status in VENUE_CLOSED:
+        # It has ended there, and stands here because fills of it are missing. Settling asks for them at once;
+        # what is not there soon after the end may never come.
+        mine = _asked_at_once(case, now)
+        unknown_since = answer.updated_at or unknown_since
+    unknown_for = now - unknown_since
     wait = (
         SOONEST_AGAIN
         if isinstance(answer, Absent)
@@ -346,4 +359,4 @@ def _ask_later(case: _Case, answer: Answer) -> None:
     counting = counts_from(case.placement, settings.EXCHANGE_VALIDITY_SECONDS)
     if now + SOONEST_AGAIN < counting < again:
         again = counting
-    _still_claimed(case).update(ask_at=again)
+    mine.update(ask_at=again)

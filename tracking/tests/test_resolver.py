@@ -481,6 +481,32 @@ class TestResolveOfCancelingOrders:
         return placement
 
 
+class TestResolveOfGaps:
+    @pytest.mark.parametrize(("ended_ago", "waits"), [(0, 2), (20, 10), (3600, 30)])
+    def test_asks_less_and_less_often_for_fills_that_do_not_come(
+        self, account: Account, exchange: FakeExchange, ended_ago: int, waits: int
+    ) -> None:
+        placement = make_resting(account, planned_at=long_ago(seconds=20))
+        Placement.objects.update(send_by=long_ago(days=2))  # it rested for long before it filled
+        ended = exchange.fill(placement.client_order_id, announce=False)
+        exchange.orders[ended.exchange_order_id] = replace(ended, updated_at=long_ago(seconds=ended_ago))
+
+        async def none_yet(ref: OrderRef) -> list[Fill]:
+            return []
+
+        exchange.fetch_executions = none_yet  # type: ignore[method-assign]
+        OpenOrder.objects.update(ask_at=long_ago(seconds=1))
+
+        assert resolve() == 1
+
+        order = open_order(placement)
+        assert order is not None
+        assert order.ask_at is not None
+        assert order.placement.has_gap
+        wait = (order.ask_at - database_now()).total_seconds()
+        assert waits * 0.5 < wait < waits + 5
+
+
 class TestGapsSweep:
     def test_books_a_fill_that_was_never_heard(self, account: Account, exchange: FakeExchange) -> None:
         placement = make_resting(account)
