@@ -175,6 +175,7 @@ class OrderRef:
 
     `conditional`: it is (or was placed as) a stop order, which some exchanges keep behind another API.
     `child_order_id`: the order that a triggered conditional order became, where that has an id of its own.
+    `placed_at`: no earlier than that it was sent, where that is known; it is no part of the name.
     """
 
     symbol: str
@@ -182,6 +183,7 @@ class OrderRef:
     exchange_order_id: str | None = None
     conditional: bool = False
     child_order_id: str | None = None
+    placed_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

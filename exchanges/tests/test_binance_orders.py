@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -449,6 +449,31 @@ class TestFuturesFetchExecutions:
         server.script["GET", "/fapi/v1/userTrades"] = page
         fills = await make(BinanceFutures).fetch_executions(OrderRef("BTC/USDT", exchange_order_id="7"))
         assert len(fills) == 1001  # and the other order's fill is not among them
+
+    @pytest.mark.parametrize(("days", "weeks"), [(6.9, 0), (7.1, 2), (20, 3), (400, 13)])
+    async def test_asks_week_by_week_for_an_order_of_long_ago(
+        self, server: ScriptedServer, make: Make, days: float, weeks: int
+    ) -> None:
+        """Without times userTrades tells of the last seven days only."""
+        now = datetime.now(UTC)
+        placed_at = now - timedelta(days=days)
+        filled_ms = int((max(placed_at, now - timedelta(days=88))).timestamp() * 1000) + 1
+
+        def week(request: Request) -> Reply:
+            since = int(request.params.get("startTime", int(now.timestamp() * 1000) - 7 * 86_400_000))
+            until = int(request.params.get("endTime", since + 7 * 86_400_000))
+            if until - since > 7 * 86_400_000:
+                return Reply({"code": -4165, "msg": "Invalid time interval"}, status=400)
+            return Reply([make_trade(3, 7) | {"time": filled_ms}] if since <= filled_ms <= until else [])
+
+        server.script["GET", "/fapi/v1/userTrades"] = week
+        ref = OrderRef("BTC/USDT", exchange_order_id="7", placed_at=placed_at)
+        (fill,) = await make(BinanceFutures).fetch_executions(ref)
+        assert fill.trade_id == "3"
+        asked = [one.params for one in server.sent_to("/fapi/v1/userTrades")]
+        assert len([one for one in asked if "startTime" in one]) == weeks
+        assert len(asked) == max(weeks, 1)
+        assert {one["orderId"] for one in asked} == {"7"}
 
     async def test_has_none_for_a_conditional_order_that_waits(
         self, server: ScriptedServer, make: Make

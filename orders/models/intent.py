@@ -185,6 +185,7 @@ class Placement(QuickModel):
             exchange_order_id=self.exchange_order_id or None,
             conditional=self.intent.is_stop,
             child_order_id=self.child_order_id or None,
+            placed_at=self.created_at,
         )
 
 

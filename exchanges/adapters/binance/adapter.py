@@ -294,11 +294,20 @@ class BinanceExchange(Exchange):
         )
 
     async def _fills(
-        self, path: str, symbol: str, order_id: str, *, weight: int, maker_field: str
+        self,
+        path: str,
+        symbol: str,
+        order_id: str,
+        *,
+        weight: int,
+        maker_field: str,
+        span_ms: tuple[int, int] | None = None,
     ) -> list[Fill]:
-        """Read every fill of one order, page by page, oldest first."""
+        """Read every fill of one order, page by page, oldest first; `span_ms`: only those between."""
         rows: dict[int, Row] = {}
         params: Params = [("symbol", symbol), ("orderId", order_id), ("limit", str(PAGE))]
+        if span_ms is not None:
+            params += [("startTime", str(span_ms[0])), ("endTime", str(span_ms[1]))]
         while True:
             page = await self._get(path, params, weight=weight)
             with self._reading(page):

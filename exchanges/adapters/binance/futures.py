@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -62,6 +63,10 @@ CANCEL_BATCH = 10
 _ORDER = "/fapi/v1/order"
 _BATCH = "/fapi/v1/batchOrders"
 _ALGO = "/fapi/v1/algoOrder"
+_DAY_MS = 24 * 3600 * 1000
+_TRADES_SPAN_MS = 7 * _DAY_MS
+_TRADES_KEPT_MS = 89 * _DAY_MS  # three months at least
+_CLOCKS_DIFFER_MS = 60 * 1000
 # Ours -> theirs.
 _WIRE_TYPE = {
     OrderType.MARKET: "MARKET",
@@ -292,9 +297,16 @@ class BinanceFutures(BinanceExchange):
                 return []  # still waiting for its price
         elif not order_id:
             order_id = (await self.fetch_order(ref)).exchange_order_id
-        return await self._fills(
-            "/fapi/v1/userTrades", self.venue_symbol(ref.symbol), order_id, weight=5, maker_field="maker"
-        )
+        symbol = self.venue_symbol(ref.symbol)
+
+        async def within(span_ms: tuple[int, int] | None) -> list[Fill]:
+            return await self._fills(
+                "/fapi/v1/userTrades", symbol, order_id, weight=5, maker_field="maker", span_ms=span_ms
+            )
+
+        spans = _trade_spans(ref.placed_at, now_ms=int(self.time_there() * 1000))
+        found = await asyncio.gather(*map(within, spans))
+        return list({fill.trade_id: fill for fills in found for fill in fills}.values())
 
     async def fetch_balances(self) -> list[Balance]:
         body = await self._get("/fapi/v3/balance", [], weight=5)
@@ -351,6 +363,20 @@ class BinanceFutures(BinanceExchange):
             mask=self._mask,
             our_symbol=self.our_symbol,
         )
+
+
+def _trade_spans(placed_at: datetime | None, *, now_ms: int) -> Sequence[tuple[int, int] | None]:
+    """Split the life of an order into spans that userTrades answers; one None where it need not be told any.
+
+    Without times it answers for the last seven days. No span is longer, and nothing is kept for ever.
+    """
+    if placed_at is None:
+        return [None]
+    since_ms = int(placed_at.timestamp() * 1000) - _CLOCKS_DIFFER_MS
+    if now_ms - since_ms < _TRADES_SPAN_MS:
+        return [None]
+    first = max(since_ms, now_ms - _TRADES_KEPT_MS)
+    return [(start, start + _TRADES_SPAN_MS - 1) for start in range(first, now_ms, _TRADES_SPAN_MS)]
 
 
 def _plain_report(row: Row, symbol: str) -> OrderReport:
