@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from exchanges.simulator.wire import OrderMark, encode
 
 Event = dict[str, Any]
 NO_ORDER = OrderMark("", "")
-REORDER_SECONDS = 1.0  # a message held back goes out after the next one, or after this long
+REORDER_SECONDS = 1.0  # a message held back goes out after the next of its name, or after this long
 
 
 class Connection:
@@ -83,11 +83,18 @@ class Subscription:
     connection: Connection
     wrap: Callable[[Event], Event]
     wants: Callable[[str], bool]
-    held_back: str | None = None
+    # By event name: a fill comes with events of other names, which change places with nothing.
+    held_back: dict[str, tuple[str, asyncio.TimerHandle]] = field(default_factory=dict)
 
-    def flush(self) -> None:
-        if self.held_back is not None:
-            text, self.held_back = self.held_back, None
+    def hold_back(self, name: str, text: str) -> None:
+        timer = asyncio.get_running_loop().call_later(REORDER_SECONDS, self.release, name)
+        self.held_back[name] = (text, timer)
+
+    def release(self, name: str) -> None:
+        """Send the message of this name that is held back, if there is one."""
+        if name in self.held_back:
+            text, timer = self.held_back.pop(name)
+            timer.cancel()
             self.connection.send(text)
 
 
@@ -145,15 +152,14 @@ class Hub:
             return
         if kind is FaultKind.STREAM_GARBLE:
             text = text[: len(text) // 2]
-        if kind is FaultKind.STREAM_REORDER and subscription.held_back is None:
-            subscription.held_back = text
-            asyncio.get_running_loop().call_later(REORDER_SECONDS, subscription.flush)
+        if kind is FaultKind.STREAM_REORDER and name not in subscription.held_back:
+            subscription.hold_back(name, text)
             return
         is_late = fault is not None and kind is FaultKind.STREAM_DELAY
         subscription.connection.send(text, late=fault.seconds if fault is not None and is_late else 0.0)
         if kind is FaultKind.STREAM_DUPLICATE:
             subscription.connection.send(text)
-        subscription.flush()
+        subscription.release(name)
 
 
 class Sockets:

@@ -13,7 +13,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
@@ -43,17 +43,20 @@ from orders.models import (
     Trade,
     TradeExecution,
 )
+from orders.services.applied import Applied
 from orders.services.queue import due_run, sweep
 from orders.tests.conftest import _nothing_remembered
 from orders.tests.factories import SideBySide, make_follower, post
 from orders.webhook.answers import WebhookAnswer
 from tests.live_page import LivePage, session_of
 from tests.processes import Process, Site
+from tracking.applier import Applier
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.reconciliation import reconcile_account
 from tracking.resolver import cancels_sweep, gaps_sweep
 from tracking.tests.making import wait_until
 from tracking.tests.running import streams_process
+from tracking.watch import StreamKey
 
 __all__ = ["_nothing_remembered"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
@@ -279,11 +282,15 @@ class TestCase1:
 class TestCase2:
     """The same two messages twice, and in the wrong order."""
 
-    FAULTS: dict[str, list[tuple[str, int | None]]] = {
-        "as they come": [],
-        "each twice": [("stream_duplicate", None)],
-        "the second first": [("stream_reorder", 1)],
-        "the second twice, then the first": [("stream_reorder", 1), ("stream_duplicate", 1)],
+    FIRST, SECOND = Decimal("0.4"), Decimal("0.6")
+    FAULTS: dict[str, tuple[list[tuple[str, int | None]], list[Decimal]]] = {  # and what is heard then
+        "as they come": ([], [FIRST, SECOND]),
+        "each twice": ([("stream_duplicate", None)], [FIRST, FIRST, SECOND, SECOND]),
+        "the second first": ([("stream_reorder", 1)], [SECOND, FIRST]),
+        "the second twice, then the first": (
+            [("stream_reorder", 1), ("stream_duplicate", 1)],
+            [SECOND, SECOND, FIRST],
+        ),
     }
 
     @pytest.fixture(autouse=True)
@@ -291,8 +298,27 @@ class TestCase2:
         """No gap is fetched and nothing reconciled meanwhile: what is counted, these messages brought."""
         monkeypatch.setattr("tracking.follower.GAP_GRACE_SECONDS", 30.0)
 
-    @pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-    def test_the_result_is_the_same(self, followed: Desk, faults: list[tuple[str, int | None]]) -> None:
+    @pytest.fixture
+    def heard(self, monkeypatch: pytest.MonkeyPatch) -> list[Decimal]:
+        """The quantities of the fills that the stream tells of, in the order in which it does."""
+        found: list[Decimal] = []
+        apply = Applier.apply
+
+        async def listening(self: Applier, key: StreamKey, reports: Sequence[OrderReport]) -> Applied:
+            found.extend(fill.quantity for report in reports for fill in report.fills)
+            return await apply(self, key, reports)
+
+        monkeypatch.setattr(Applier, "apply", listening)
+        return found
+
+    @pytest.mark.parametrize(("faults", "order_heard"), FAULTS.values(), ids=FAULTS)
+    def test_the_result_is_the_same(
+        self,
+        heard: list[Decimal],
+        followed: Desk,
+        faults: list[tuple[str, int | None]],
+        order_heard: list[Decimal],
+    ) -> None:
         placement = followed.place(buy(90_000))
         for kind, times in faults:
             followed.simulator.add_fault(kind, match=FILL, times=times)
@@ -304,6 +330,7 @@ class TestCase2:
         followed.place_by_hand("marker", 70_000)  # heard after everything else
         wait_until(lambda: UnmatchedReport.objects.filter(client_order_id="marker"), seconds=PATIENCE)
         assert not UnmatchedReport.objects.filter(state="UNREADABLE")  # each could be applied
+        assert heard == order_heard
 
         average = Decimal("89996")
         fees = [Decimal(fill["fee"]) for row in followed.ledger() for fill in row["fills"]]

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 Json = Any
+WS_API = "/ws-api/v3"  # of spot
 
 
 class Reply(NamedTuple):
@@ -83,6 +84,17 @@ async def next_event(socket: aiohttp.ClientWebSocketResponse, seconds: float = 5
     message = await asyncio.wait_for(socket.receive(), seconds)
     assert message.type is aiohttp.WSMsgType.TEXT, message
     return json.loads(message.data)
+
+
+def subscription(api_key: str = "k1", secret: str = "s1", **overrides: Any) -> dict[str, Any]:
+    params = {"apiKey": api_key, "timestamp": time.time_ns() // 1_000_000} | overrides
+    text = "&".join(f"{name}={params[name]}" for name in sorted(params))
+    return params | {"signature": sign(secret, text)}
+
+
+async def ask(socket: aiohttp.ClientWebSocketResponse, method: str, params: Any = None) -> Any:
+    await socket.send_json({"id": "1", "method": method, "params": params or {}})
+    return await next_event(socket)
 
 
 def limit_order(client_order_id: str = "th-1", **overrides: str) -> dict[str, str]:

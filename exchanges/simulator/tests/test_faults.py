@@ -6,12 +6,21 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from decimal import Decimal
 
 import aiohttp
 import pytest
 
 from exchanges.simulator.testing import ControlError, SimulatorProcess
-from exchanges.simulator.tests.clients import WireClient, limit_order, next_event, wire_client
+from exchanges.simulator.tests.clients import (
+    WS_API,
+    WireClient,
+    ask,
+    limit_order,
+    next_event,
+    subscription,
+    wire_client,
+)
 
 ORDER = "/fapi/v1/order"
 BATCH = "/fapi/v1/batchOrders"
@@ -233,6 +242,52 @@ class TestStreamFaults:
 
         told = [(await next_event(socket))["o"]["c"] for _ in range(2)]
         assert told == ["th-2", "th-1"]
+
+    async def test_change_the_order_of_two_fills_on_futures(
+        self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess
+    ) -> None:
+        await client.call("POST", ORDER, **limit_order("th-1"))
+        simulator.add_fault("stream_reorder", match={"event": "ORDER_TRADE_UPDATE"})
+
+        for quantity in (Decimal("0.004"), Decimal("0.006")):
+            simulator.fill("th-1", quantity=quantity)
+
+        told = [await next_event(socket) for _ in range(7)]
+        assert [event["e"] for event in told[1:]] == [
+            *("TRADE_LITE", "ACCOUNT_UPDATE") * 2,  # what comes with a fill releases nothing
+            *("ORDER_TRADE_UPDATE",) * 2,
+        ]
+        assert [(one["o"]["l"], one["o"]["z"]) for one in told[5:]] == [
+            ("0.006", "0.010"),
+            ("0.004", "0.004"),
+        ]
+
+    async def test_change_the_order_of_two_fills_on_spot(self, simulator: SimulatorProcess) -> None:
+        async with wire_client(simulator.spot_url) as spot:
+            socket = await spot.listen(WS_API)
+            await ask(socket, "userDataStream.subscribe.signature", subscription())
+            await spot.call("POST", "/api/v3/order", **limit_order("th-1"))
+            simulator.add_fault("stream_reorder", match={"event": "executionReport"})
+
+            for quantity in (Decimal("0.004"), Decimal("0.006")):
+                simulator.fill("th-1", quantity=quantity)
+
+            told = [(await next_event(socket))["event"] for _ in range(6)]
+        reports = [event for event in told if event["e"] == "executionReport"]
+        assert [Decimal(report["l"]) for report in reports] == [0, Decimal("0.006"), Decimal("0.004")]
+
+    async def test_change_the_order_of_each_kind_of_message_by_itself(
+        self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess
+    ) -> None:
+        await client.call("POST", ORDER, **limit_order("th-1"))
+        await next_event(socket)
+        simulator.add_fault("stream_reorder", times=3)  # all that the first fill brings
+
+        for quantity in (Decimal("0.004"), Decimal("0.006")):
+            simulator.fill("th-1", quantity=quantity)
+
+        names = [(await next_event(socket))["e"] for _ in range(6)]
+        assert names == [*["TRADE_LITE"] * 2, *["ACCOUNT_UPDATE"] * 2, *["ORDER_TRADE_UPDATE"] * 2]
 
     async def test_bring_a_message_that_nothing_follows_late(
         self, client: WireClient, socket: aiohttp.ClientWebSocketResponse, simulator: SimulatorProcess

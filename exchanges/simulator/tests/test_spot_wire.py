@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
 
 from exchanges.simulator.testing import SimulatorProcess
-from exchanges.simulator.tests.clients import WireClient, limit_order, next_event, sign, wire_client
+from exchanges.simulator.tests.clients import (
+    WS_API,
+    WireClient,
+    ask,
+    limit_order,
+    next_event,
+    subscription,
+    wire_client,
+)
 
 ORDER = "/api/v3/order"
-WS_API = "/ws-api/v3"
 
 
 @pytest.fixture
 async def client(simulator: SimulatorProcess) -> AsyncIterator[WireClient]:
     async with wire_client(simulator.spot_url) as made:
         yield made
-
-
-def subscription(api_key: str = "k1", secret: str = "s1", **overrides: Any) -> dict[str, Any]:
-    params = {"apiKey": api_key, "timestamp": time.time_ns() // 1_000_000} | overrides
-    text = "&".join(f"{name}={params[name]}" for name in sorted(params))
-    return params | {"signature": sign(secret, text)}
-
-
-async def ask(socket: aiohttp.ClientWebSocketResponse, method: str, params: Any = None) -> Any:
-    await socket.send_json({"id": "1", "method": method, "params": params or {}})
-    return await next_event(socket)
 
 
 class TestPlace:
