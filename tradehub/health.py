@@ -87,8 +87,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "streams": _streams,
 }
 # What a webhook needs; a proxy may ask for no more (`?for=webhooks`), for a web process can send orders
-# while no worker lives, and must not be taken out of service then.
-FOR_WEBHOOKS = ("database", "migrations", "channel_layer")
+# while Redis is away or no worker lives, and must not be taken out of service then.
+FOR_WEBHOOKS = ("database", "migrations")
 WITHOUT_DATABASE = ("channel_layer",)
 
 

@@ -27,7 +27,7 @@ from psycopg.rows import dict_row
 from chaos.fleet import QUICK, Fleet, Size, running_fleet, running_servers
 from exchanges.simulator.testing import ControlError
 from tests.live_page import LivePage, log_in
-from tests.processes import Answer, Process, post_webhook, wait_until
+from tests.processes import Answer, Process, answers, post_webhook, wait_until
 from tests.services.conftest import Gate
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
@@ -568,6 +568,8 @@ class TestCase9:
             fresh = site.desk()
             assert fresh.post(MARKET)[0] == 200
             wait_until(lambda: fresh.position() == Decimal("0.01"), what="fills to be booked without")
+            for web in ("web-1", "web-2"):  # a proxy that asks must not take it out
+                assert answers(f"{site.process(web).url}/readyz?for=webhooks")
             wait_until(lambda: time.monotonic() > gone_at + 8)
             site.fleet.servers.redis.start()
             told = [answer for sender in senders for answer in sender.answers if answer[0] > gone_at]
