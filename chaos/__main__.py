@@ -17,6 +17,7 @@ import psycopg
 
 from bench.stack import ending_in_good_order
 from chaos.drive import Driver
+from chaos.effects import Effects
 from chaos.fleet import Fleet, Servers, Size, running_fleet, running_servers
 from chaos.plan import Plan, api_key, api_secret, make_plan
 from chaos.report import failure_lines, log_marks, loud_lines, write_report
@@ -48,6 +49,7 @@ class Campaign:
     failed: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     sums: Counter[str] = field(default_factory=Counter)
+    effects: Effects = field(default_factory=Effects)
     fleets: int = 0
 
     def run(self, seeds: range) -> None:
@@ -94,6 +96,7 @@ class Campaign:
         ready = time.monotonic()
         driver.run()
         drove = time.monotonic()
+        self.effects.add(plan.actions, driver.took)
         make_whole(fleet)
         settled = settle(plan, fleet, system, driver, patience=self.patience)
         ok = self._tell(plan, fleet, driver, settled, marks, f"{ready - began:.1f}+{drove - ready:.1f}")
@@ -188,7 +191,8 @@ def main(argv: list[str]) -> int:
         say(f"{done} runs in {took:.0f} s, {len(campaign.failed)} failed{': ' if campaign.failed else ''}"
             + ", ".join(map(str, campaign.failed)))  # fmt: skip
         say(f"The others: {_told(campaign.sums)}.")
-        return 1 if campaign.failed or done < options.runs else 0
+        say("\n".join(campaign.effects.lines()))
+        return 1 if campaign.failed or campaign.effects.idle or done < options.runs else 0
 
 
 if __name__ == "__main__":

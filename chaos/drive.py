@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
+from chaos.effects import kind_of
 from chaos.fleet import Fleet
 from chaos.plan import Action, Kind, Plan, api_key, api_secret
 from chaos.system import System
@@ -27,6 +29,10 @@ ANSWER_SECONDS = 6.0
 PATIENCE = (0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # between tries: together longer than a start
 FINISH_SECONDS = 20.0
 SIGNALS = {Kind.KILL, Kind.FREEZE, Kind.THAW}
+
+
+class NothingDone(Exception):
+    """An action found nothing to act on, or nobody to answer it; says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Sent:
 
 @dataclass
 class Driver:
-    """Carries out one plan on one fleet; `sent` and `log` tell what came of it."""
+    """Carries out one plan on one fleet; `sent`, `log` and `took` (effect, by kind) tell what came of it."""
 
     plan: Plan
     fleet: Fleet
@@ -52,6 +58,7 @@ class Driver:
     session: str  # of the person who owns the accounts and sits at the page
     sent: list[Sent] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    took: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,10 +80,17 @@ class Driver:
                 waiting.append(pool.submit(self._carry_out, action))
         wait(waiting, timeout=FINISH_SECONDS)
         pool.shutdown(wait=False, cancel_futures=True)
+        self._discount_faults()
 
     def note(self, text: str) -> None:
         with self._lock:
             self.log.append(f"{self._elapsed():7.3f} {text}")
+
+    def _discount_faults(self) -> None:
+        """Take back what was counted for faults that still wait for something to hit."""
+        idle = [fault["kind"] for fault in self.fleet.simulator.faults() if not fault["hits"]]
+        with self._lock:
+            self.took.subtract(idle)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -94,18 +108,22 @@ class Driver:
             Kind.HAND_CANCEL: self._hand_cancel,
             Kind.HAND_ORDER: self._hand_order,
             Kind.FAULT: lambda fault: self._control("/faults", **fault),
-            Kind.CUT: lambda api_key: self._control("/streams/cut", api_key=api_key),
-            Kind.EXPIRE_KEY: lambda api_key: self._control("/listen-keys/expire", api_key=api_key),
+            Kind.CUT: lambda api_key: _effect(self.fleet.simulator.cut_streams(api_key=api_key)),
+            Kind.EXPIRE_KEY: lambda api_key: _effect(self.fleet.simulator.expire_listen_key(api_key)),
             Kind.CLOCK: lambda offset_ms: self._control("/clock", offset_ms=offset_ms),
             Kind.LATENCY: lambda ms: self._control("/latency", ms=ms),
-            Kind.KILL: lambda process: self.fleet.kill(process),
-            Kind.START: lambda process: self.fleet.start(process),
-            Kind.FREEZE: lambda process: self.fleet.freeze(process),
-            Kind.THAW: lambda process: self.fleet.thaw(process),
+            Kind.KILL: lambda process: _effect(self.fleet.kill(process)),
+            Kind.START: lambda process: _effect(self.fleet.start(process)),
+            Kind.FREEZE: lambda process: _effect(self.fleet.freeze(process)),
+            Kind.THAW: lambda process: _effect(self.fleet.thaw(process)),
             Kind.RESTART: self._restart,
         }
         try:
             told = steps[action.kind](**action.what)
+            with self._lock:
+                self.took[kind_of(action)] += 1
+        except NothingDone as reason:
+            told = str(reason)
         except (OSError, ControlError, AssertionError, ServerFailed, ValueError) as fault:
             told = f"did not work: {type(fault).__name__} {str(fault)[:200]}"
         self.note(f"{action}{' -> ' + told if told else ''}")
@@ -125,7 +143,7 @@ class Driver:
                 to = self._other_web(to)
                 status = self.post(payload, to=to, desk=desk)
                 told.append(f"{to} {status}")
-        return ", ".join(told)
+        return _answered(status, ", ".join(told))
 
     def post(self, payload: dict[str, Any], *, to: str, desk: str) -> int | None:
         """Send a webhook once; return the status, or None where nothing came back."""
@@ -158,24 +176,26 @@ class Driver:
     def _cancel_one(self, desk: str, token: str, pick: int, to: str) -> str | None:
         alive = self.system_of_thread().alive_intents([desk])
         if not alive:
-            return "nothing to cancel"
+            raise NothingDone("nothing to cancel")
         client_order_id = alive[pick % len(alive)]
         order = {"order_type": "CANCEL", "order_id": client_order_id}
         payload = {"token": token, "webhook_id": f"{desk}c{pick}-{client_order_id[-10:]}", "orders": [order]}
-        return f"{client_order_id} {self.post(payload, to=to, desk=desk)}"
+        status = self.post(payload, to=to, desk=desk)
+        return _answered(status, f"{client_order_id} {status}")
 
     def _retry(self, pick: int, to: list[str]) -> str | None:
         """Press retry on one failed order, or on all of them together; two people at the same instant."""
         failed = self.system_of_thread().failed_orders(self.plan.accounts)
         if not failed:
-            return "nothing failed"
+            raise NothingDone("nothing failed")
         one = failed[pick % len(failed)]
         path, body = f"failed-orders/{one}/retry", {}
         if pick % 3 == 0:
             path, body = "failed-orders/bulk", {"action": "retry", "ids": failed[:100]}
         with ThreadPoolExecutor(len(to)) as people:
-            heard = people.map(lambda web: self._press(web, path, body), to)
-            return f"{len(failed)} failed; {path} {', '.join(map(str, heard))}"
+            heard = list(people.map(lambda web: self._press(web, path, body), to))
+        told = f"{len(failed)} failed; {path} {', '.join(map(str, heard))}"
+        return _answered(200 if 200 in heard else None, told)
 
     def _press(self, web: str, path: str, body: dict[str, Any]) -> int | None:
         token = "c" * 32
@@ -217,7 +237,7 @@ class Driver:
     def _fill(self, pick: int, part: str) -> str | None:
         resting = [row for row in self._ours_resting() if row["price"] is not None]
         if not resting:
-            return "nothing rests"
+            raise NothingDone("nothing rests")
         row = resting[pick % len(resting)]
         left = Decimal(row["quantity"]) - Decimal(row["filled"])
         decimals = len(row["quantity"].partition(".")[2])
@@ -230,7 +250,7 @@ class Driver:
     def _hand_cancel(self, pick: int) -> str | None:
         resting = self._ours_resting()
         if not resting:
-            return "nothing rests"
+            raise NothingDone("nothing rests")
         row = resting[pick % len(resting)]
         body = {"order_id": row["order_id"], "exchange": row["exchange"], "api_key": row["api_key"]}
         self._control("/cancel", **body)
@@ -272,3 +292,14 @@ class Driver:
         else:
             self.fleet.restart_postgres(immediately=immediately)
         return None
+
+
+def _effect(done: int) -> None:
+    if not done:
+        raise NothingDone("nothing to do it to")
+
+
+def _answered(status: int | None, told: str) -> str:
+    if status != 200:
+        raise NothingDone(told)
+    return told

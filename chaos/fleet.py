@@ -127,36 +127,45 @@ class Fleet:
 
     # --- one process ----------------------------------------------------------------------------------
 
-    def start(self, name: str) -> None:
-        """Start a process unless it runs; does not wait until it is ready."""
+    def start(self, name: str) -> bool:
+        """Start a process unless it runs, and tell whether; does not wait until it is ready."""
         with self._lock:
             running = self.processes.get(name)
             if running is not None and running.is_alive:
-                return
+                return False
             port = self._ports.setdefault(name, free_port() if name.startswith("web") else 0)
             command = _command(name.split("-")[0], port)
             self.processes[name] = Process(
                 name, command, environment=self.site.environment, log=self.log_path(name), port=port
             )
             self._frozen.discard(name)
+            return True
 
-    def kill(self, name: str) -> None:
-        """kill -9, by its own id."""
+    def kill(self, name: str) -> bool:
+        """kill -9, by its own id; tell whether it ran."""
         with self._lock:
             process = self.processes.get(name)
-            if process is not None and process.is_alive:
+            ran = process is not None and process.is_alive
+            if process is not None and ran:
                 process.kill()
             self._frozen.discard(name)
+            return ran
 
-    def freeze(self, name: str) -> None:
+    def freeze(self, name: str) -> bool:
+        """Stop a process where it stands; tell whether it ran."""
         with self._lock:
-            if self._signal(name, signal.SIGSTOP):
+            ran = self._signal(name, signal.SIGSTOP)
+            if ran:
                 self._frozen.add(name)
+            return ran
 
-    def thaw(self, name: str) -> None:
+    def thaw(self, name: str) -> bool:
+        """Let a process go on; tell whether it was frozen."""
         with self._lock:
+            was_frozen = name in self._frozen
             self._signal(name, signal.SIGCONT)
             self._frozen.discard(name)
+            return was_frozen
 
     def thaw_all(self) -> None:
         for name in list(self._frozen):
