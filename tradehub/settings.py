@@ -160,9 +160,12 @@ else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
+WORKERS = env.int("WORKERS", default=2)
+if WORKERS < 1:
+    raise ImproperlyConfigured("WORKERS must be at least 1: else no background job is ever done")
 Q_CLUSTER: dict[str, Any] = {
     "name": "tradehub",
-    "workers": env.int("WORKERS", default=2),
+    "workers": WORKERS,
     "timeout": 120,
     "retry": 180,
     "max_attempts": 3,
@@ -214,9 +217,13 @@ REST_FRAMEWORK = {
 # --- tradehub's own ---------------------------------------------------------------------------------
 
 WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=5.0)
+if not WEBHOOK_TIMEOUT_SECONDS > 0:
+    raise ImproperlyConfigured("WEBHOOK_TIMEOUT_SECONDS must be above 0: else every sender gets a 408")
 WEBHOOK_ALLOWED_IPS = env.list("WEBHOOK_ALLOWED_IPS", default=[])  # empty: any; "tradingview" is a preset
 WEBHOOK_MAX_BODY_BYTES = 64 * 1024
 WEBHOOK_THREADS = env.int("WEBHOOK_THREADS", default=48)
+if WEBHOOK_THREADS < 1:
+    raise ImproperlyConfigured("WEBHOOK_THREADS must be at least 1: else no webhook is ever worked on")
 
 # Waiting times, in seconds, with the least that is safe.
 SHORT_TIMES = env.bool("SHORT_TIMES", default=False)  # for tests against the simulator alone
@@ -261,7 +268,11 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
     )
 
 TRACKING_VERIFY = env.str("TRACKING_VERIFY", default="gaps")
+if TRACKING_VERIFY not in ("gaps", "always"):
+    raise ImproperlyConfigured(f'TRACKING_VERIFY must be "gaps" or "always"; it is "{TRACKING_VERIFY}"')
 TICKER_SECONDS = env.float("TICKER_SECONDS", default=2.0)
+if not TICKER_SECONDS >= 0.5:
+    raise ImproperlyConfigured("TICKER_SECONDS must be at least 0.5: every round asks the exchanges")
 
 TELEGRAM_BOT_TOKEN = env.str("TELEGRAM_BOT_TOKEN", default="")
 TELEGRAM_CHAT_ID = env.str("TELEGRAM_CHAT_ID", default="")

@@ -66,6 +66,25 @@ class TestProduction:
         assert result.returncode != 0
         assert "QUEUE_LIMIT_CAP must be at least 1" in result.stderr
 
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("WORKERS", "0", "must be at least 1"),
+            ("WEBHOOK_THREADS", "0", "must be at least 1"),
+            ("WEBHOOK_TIMEOUT_SECONDS", "0", "must be above 0"),
+            ("TICKER_SECONDS", "0", "must be at least 0.5"),
+            ("TRACKING_VERIFY", "gap", 'must be "gaps" or "always"; it is "gap"'),
+            ("TRACKING_VERIFY", "Always", 'must be "gaps" or "always"; it is "Always"'),
+        ],
+    )
+    def test_refuses_to_start_with_a_value_that_means_nothing(
+        self, name: str, value: str, words: str
+    ) -> None:
+        result = manage("check", env=PRODUCTION | {name: value})
+
+        assert result.returncode != 0
+        assert f"{name} {words}" in result.stderr
+
     @pytest.mark.parametrize("missing", ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"])
     def test_refuses_to_start_without_a_secret(self, missing: str) -> None:
         result = manage("check", env=PRODUCTION | {missing: ""})
