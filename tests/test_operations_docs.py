@@ -130,6 +130,13 @@ class TestCompose:
             assert set(one["environment"]) - SETTINGS == set()
             assert one["read_only"] is True
 
+    def test_makes_one_machine_of_its_containers(self) -> None:
+        """Breakers are kept by host name, which is the container's own unless it is given one."""
+        services = compose()["services"]
+        ours = [one for one in services.values() if one["image"] == "tradehub:local"]
+
+        assert {one.get("hostname") for one in ours} == {"${MACHINE:-tradehub}"}
+
     def test_asks_for_what_its_example_names(self) -> None:
         text = (ROOT / "deploy" / "compose.yaml").read_text()
         example = (ROOT / "deploy" / "compose.env.example").read_text()
