@@ -54,6 +54,9 @@ class SyncOrders(AnswersInOneShape):
             markets = orders_sync(account=account, by=request.user.get_username())
         except SyncBusy as exc:
             return refusal(409, "busy", str(exc))
+        if not markets:
+            who = f"{account.exchange} ({account.account_type})"
+            return refusal(400, "no_market", f"There is nothing to compare: no adapter for {who}")
         LogEntry.objects.log_actions(
             str(request.user.pk), [account], CHANGE, change_message="Reconciled on demand", single_object=True
         )

@@ -71,9 +71,12 @@ def _told(difference: Difference) -> dict[str, str]:
 def orders_sync(*, account: Account, by: str) -> list[MarketSynced]:
     """Compare an account with its exchange now, in every market that is traded, or in all if none is.
 
-    Orders that nobody knows about and that are due are asked for first. Raises SyncBusy.
+    Orders that nobody knows about and that are due are asked for first. Empty, and nothing done, where we
+    have no adapter for its exchange. Raises SyncBusy.
     """
     keys = markets_of(account)
+    if not keys:
+        return []
     if any(is_running(key) for key in keys):
         raise SyncBusy(f"A run for account {account.pk} is going on; ask again in a moment")
     resolve(account_id=account.pk)

@@ -105,6 +105,17 @@ class TestSyncOrders:
         _, body = sync(staff, {"account_id": account.pk})
         assert [market["market_type"] for market in body["markets"]] == ["SPOT", "FUTURES"]
 
+    def test_is_400_for_an_exchange_that_we_cannot_talk_to(self, staff: Client) -> None:
+        account = make_account(exchange="bybit")
+        account.strategy_accounts.all().delete()
+
+        status, body = sync(staff, {"account_id": account.pk})
+
+        assert (status, body["code"]) == (400, "no_market")
+        assert body["error"] == "There is nothing to compare: no adapter for bybit (CRYPTO)"
+        assert OrderEvent.objects.exists() is False
+        assert LogEntry.objects.exists() is False
+
     def test_tells_why_a_market_could_not_be_compared(
         self, staff: Client, account: Account, exchange: FakeExchange
     ) -> None:
