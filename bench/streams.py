@@ -52,6 +52,7 @@ SETTLE_SECONDS = 20
 # The promises.
 MEMORY_MIB = 300
 PROCESSOR_SHARE = 0.5
+PAGE_MS = 1000
 
 
 @dataclass(slots=True)
@@ -79,9 +80,16 @@ class Results:
     load_average: list[float] = field(default_factory=list)
 
     def targets(self) -> list[Target]:
+        delays = Summary.of(self.delays)
         return [
             at_most("memory of the streams process at its most", MEMORY_MIB, self.most_memory, "MiB"),
             at_most("its share of one core", PROCESSOR_SHARE, self.share, "cores"),
+            at_most(
+                "from the exchange's report to the page's frame",
+                PAGE_MS,
+                delays.p50,
+                f"ms, p99 {delays.p99:.2f} ms",
+            ),
             Target(
                 "reports that became executions, each once",
                 f"{self.reports}",
