@@ -399,7 +399,7 @@ class _Work(Rows):
             if order.status == OrderStatus.SUBMITTING:
                 kind = EventType.ACCEPTED
                 self._move(placement, order, OrderStatus.NEW, kind, report)
-            order.ask_at = self.now + ASK_SOON
+            order.ask_at = order.ask_at or self.now + ASK_SOON  # who asks already waits longer each time
             self._touch(placement, order)
             return
         intent = placement.intent
