@@ -21,7 +21,7 @@ from django.db.models import Exists, OuterRef, Q
 
 from exchanges import access, measures, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import OrderNotFound
+from exchanges.adapters.exceptions import InvalidSymbol, OrderNotFound
 from exchanges.adapters.types import (
     ListedOrder,
     MarketType,
@@ -328,7 +328,8 @@ def _ask(
             reports.append(answer)
             found.append(row)
             continue
-        is_missing = isinstance(answer, OrderNotFound) and row.order.placement_id in absent
+        # A symbol that is traded no more has no orders either.
+        is_missing = isinstance(answer, OrderNotFound | InvalidSymbol) and row.order.placement_id in absent
         if is_missing and _is_forgotten(row, asked_at):
             reports.append(_ended_unheard(key, row))
         else:

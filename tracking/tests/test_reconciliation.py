@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from exchanges.adapters.exceptions import InsufficientFunds, OrderNotFound, OutcomeUnknown
+from exchanges.adapters.exceptions import InsufficientFunds, InvalidSymbol, OrderNotFound, OutcomeUnknown
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
     ListedOrder,
@@ -279,6 +279,23 @@ class TestReconcileAccount:
 
         assert open_order(placement) is None
         assert FailedOrder.objects.get().exchange_error == "The exchange does not know this order any more"
+
+    def test_lets_an_old_order_go_whose_symbol_is_traded_no_more(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def unknown(ref: OrderRef) -> OrderReport:
+            raise InvalidSymbol("Invalid symbol.", venue="fake")
+
+        placement = make_resting(account)
+        self._grow_old()
+        exchange.orders.clear()
+        monkeypatch.setattr(exchange, "fetch_order", unknown)
+
+        assert len(reconcile(account).errors) == 1
+        self._wait_a_minute()
+        assert reconcile(account).errors == []
+
+        assert open_order(placement) is None
 
     def test_keeps_an_old_order_that_was_not_found_once_and_then_seen_again(
         self, account: Account, exchange: FakeExchange
