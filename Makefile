@@ -57,7 +57,7 @@ demo: $(VENV)/runtime
 # Those that start processes run one after the other (tests/side_by_side.py).
 PYTEST := $(BIN)/python -m pytest -p tests.side_by_side -p tests.emptying --dist loadgroup $(ARGS)
 # What knows no database runs once, in `make test`: the import contracts keep Django out of the simulator.
-PURE := --ignore=exchanges/simulator --ignore=chaos --ignore=orders/tests/test_planning.py \
+PURE := --ignore=exchanges/simulator --ignore=chaos/tests --ignore=orders/tests/test_planning.py \
 	--ignore=orders/tests/test_planning_life.py
 
 test: $(VENV)/development

@@ -229,7 +229,7 @@ def _failed(owner: StrategyAccount, second: StrategyAccount) -> None:
         quantity=Decimal("40"),
         reason="The exchange did not answer in time.",
         error_type="timeout",
-        next_retry_at=now + timedelta(minutes=50),
+        next_retry_at=now + timedelta(hours=25),  # its date is told, too
         created_at=now - timedelta(minutes=18),
         retry_count=1,
     )
