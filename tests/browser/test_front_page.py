@@ -79,6 +79,7 @@ class TestFrontPage:
         self, site: Site, web: Process, context: BrowserContext
     ) -> None:
         page = log_in(context, web)
+        expect(page.locator("#front-errors")).to_contain_text("No failed orders")  # its script is at work
         web.kill()
         expect(page.locator("#front-state")).to_contain_text("Not refreshed since", timeout=SOON)
 
