@@ -56,12 +56,13 @@ demo: $(VENV)/runtime
 
 # Those that start processes run one after the other (tests/side_by_side.py).
 PYTEST := $(BIN)/python -m pytest -p tests.side_by_side -p tests.emptying --dist loadgroup $(ARGS)
-# What knows no database runs once, in `make test`: the import contracts keep Django out of simulator and adapters.
+# What knows no database, or has one of its own as the demo, runs once, in `make test`: the import contracts keep
+# Django out of simulator and adapters.
 PURE := --ignore=exchanges/simulator --ignore=chaos/tests --ignore=orders/tests/test_planning.py \
 	--ignore=orders/tests/test_planning_life.py --ignore-glob='exchanges/tests/test_binance_*' \
 	--ignore=exchanges/tests/test_http.py --ignore=exchanges/tests/test_contract.py \
 	--ignore=exchanges/tests/test_limits.py --ignore=exchanges/tests/test_ccxt_agreement.py \
-	--ignore=exchanges/tests/test_breaker.py
+	--ignore=exchanges/tests/test_breaker.py --ignore=tests/test_demo.py
 
 test: $(VENV)/development
 	env -u DATABASE_URL -u REDIS_URL $(PYTEST) -n 3 -m "not services and not browser"
