@@ -72,7 +72,7 @@ test-services: $(VENV)/development
 	$(SERVICES) $(PYTEST) -n 3 $(PURE) -m "not browser"
 
 test-browser: $(VENV)/development
-	$(PYTEST) -n 2 -m browser
+	$(PYTEST) -n 2 -m browser $(if $(filter tests/%,$(ARGS)),,tests/browser)
 
 check: $(VENV)/development
 	$(BIN)/ruff format --check .

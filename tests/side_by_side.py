@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+BROWSER = "/browser/"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, …; empty: one after the other
 
 
@@ -34,6 +35,11 @@ def pytest_sessionfinish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run those that start processes one at a time, and first: they take longest, and want a core."""
+    strays = [
+        item.nodeid for item in items if item.get_closest_marker("browser") and BROWSER not in str(item.path)
+    ]
+    if strays:  # `make test-browser` collects that folder only
+        raise pytest.UsageError(f"Browser tests belong in tests{BROWSER}: {', '.join(strays)}")
     heavy = [
         item for item in items if item.get_closest_marker("services") and "/tests/services/" in str(item.path)
     ]
