@@ -129,14 +129,17 @@ def _check(report: OrderReport) -> None:
     """Raise ValueError where a report counts with what is no quantity: nothing is to be guessed from it."""
     quantities = [report.quantity, report.filled_quantity, *(fill.quantity for fill in report.fills)]
     prices = [report.price, report.stop_price, report.average_price, *(fill.price for fill in report.fills)]
-    fees = [fill.fee for fill in report.fills]
-    for value in (*quantities, *prices, *fees):
+    others = [value for fill in report.fills for value in (fill.fee, fill.realized_pnl)]
+    for value in (*quantities, *prices, *others):
         if value is not None and not (value.is_finite() and (not value or abs(value.adjusted()) < _DIGITS)):
             raise ValueError(f"{value} is no quantity or price")
-    if any(value is not None and value < 0 for value in quantities):
-        raise ValueError("a quantity below zero")
-    if any(fill.quantity == 0 or not fill.trade_id for fill in report.fills):
-        raise ValueError("a fill of nothing, or without an id")
+    if any(value is not None and value < 0 for value in (*quantities, *prices)):
+        raise ValueError("a quantity or price below zero")
+    if any(not (fill.quantity and fill.price and fill.trade_id) for fill in report.fills):
+        raise ValueError("a fill of nothing, for nothing, or without an id")
+    filled = [report.filled_quantity or 0, *(fill.quantity for fill in report.fills)]
+    if report.quantity and max(filled) > report.quantity:
+        raise ValueError(f"{max(filled)} filled of {report.quantity}")
     if not (report.client_order_id or report.exchange_order_id or report.child_order_id):
         raise ValueError("a report that names no order")
 
