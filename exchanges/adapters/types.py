@@ -175,6 +175,7 @@ class OrderRef:
 
     `conditional`: it is (or was placed as) a stop order, which some exchanges keep behind another API.
     `child_order_id`: the order that a triggered conditional order became, where that has an id of its own.
+    `only_waiting`: a cancel means the conditional order while it waits, never the one that it has become.
     `placed_at`: no earlier than that it was sent, where that is known; it is no part of the name.
     """
 
@@ -184,6 +185,7 @@ class OrderRef:
     conditional: bool = False
     child_order_id: str | None = None
     placed_at: datetime | None = field(default=None, compare=False)
+    only_waiting: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,8 @@ class OrderReport:
     `filled_quantity` is cumulative as the exchange counts it, None where the message does not say
     (an acknowledgement). `fills` are the fills that came with this very message; there may have been
     others. `child_order_id` is set once a conditional order has triggered: the order that it has become,
-    which on some exchanges is still the same. Until then a stop's reports are `conditional`.
+    which on some exchanges is still the same. Until then a stop's reports are `conditional`. `triggered` is
+    None where a message does not say.
     `is_acknowledgement`: accepted for processing, the verdict comes later.
     """
 
@@ -229,7 +232,7 @@ class OrderReport:
     average_price: Decimal | None = None
     fills: tuple[Fill, ...] = ()
     conditional: bool = False
-    triggered: bool = False
+    triggered: bool | None = False
     child_order_id: str = ""
     reduce_only: bool = False
     reason: str = ""  # the exchange's words for a rejection or an expiry, masked

@@ -178,6 +178,11 @@ class Placement(QuickModel):
             send_by_monotonic=send_by_monotonic,
         )
 
+    @property
+    def has_triggered(self) -> bool:
+        """A stop that has become an order in the book; `child_order_id` is that one's."""
+        return bool(self.intent.is_stop and self.child_order_id)
+
     def to_ref(self) -> OrderRef:
         return OrderRef(
             symbol=self.intent.symbol,

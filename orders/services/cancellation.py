@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -133,7 +134,15 @@ def _give_connection_back(future: Future[Results]) -> None:
 
 
 def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:
-    return group[0], [order.placement.to_ref() for order in group]
+    return group[0], [
+        replace(order.placement.to_ref(), only_waiting=_gives_way_only(order)) for order in group
+    ]
+
+
+def _gives_way_only(order: OpenOrder) -> bool:
+    """Tell whether an order is canceled for a better one alone: not at any price, then."""
+    is_too_large = order.placement.remaining_quantity > order.intent.remaining_quantity
+    return order.cancel_reason == CancelReason.MOVE_BACK and not is_too_large
 
 
 def _claim(intent_ids: list[int], *, source: str, now: datetime) -> list[OpenOrder]:

@@ -28,6 +28,7 @@ ENDED_REASONS = {
     FailedStatus.EXPIRED: "Expired on the exchange",
     FailedStatus.CANCELED: "Canceled on the exchange, not by us",
 }
+TRIGGERED_MEANWHILE = "Its stop had triggered while it was being moved back to the queue"
 
 
 def from_error(intent: OrderIntent, error: ExchangeError, *, now: datetime) -> FailedOrder:

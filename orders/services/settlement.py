@@ -26,6 +26,7 @@ from exchanges.adapters.exceptions import (
     RequestRefused,
 )
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport, OrderType, VenueOrderStatus
+from exchanges.fields import plain
 from orders import events, locks
 from orders.models import (
     CancelReason,
@@ -34,7 +35,6 @@ from orders.models import (
     FailedStatus,
     Home,
     OpenOrder,
-    OrderIntent,
     Placement,
     PlacementOutcome,
 )
@@ -51,6 +51,7 @@ from orders.states import RESTING, OrderStatus, may_follow
 logger = logging.getLogger(__name__)
 
 CANCEL_ARRIVES_WITHIN = timedelta(minutes=1)
+ANSWERS_ARE_OLD_FOR = timedelta(minutes=1)  # at most: what an exchange answers may lag behind its streams
 FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
 
 
@@ -330,7 +331,7 @@ class _Work(Rows):
     def _book_fills(self, placement: Placement, report: OrderReport) -> int:
         """Take in the fills that we do not have yet; return how many."""
         known = self.booked[placement.pk]
-        fresh = 0
+        fresh, before = 0, placement.filled_quantity
         for fill in report.fills:
             if fill.trade_id in known:
                 continue  # whatever order id it came under: a triggered stop has two
@@ -341,23 +342,35 @@ class _Work(Rows):
             placement.filled_quantity += fill.quantity
             placement.intent.filled_quantity += fill.quantity
             self.touched_intents[placement.intent_id] = placement.intent
+        if placement.filled_quantity > placement.quantity >= before:
+            # Somebody made the order larger over there. What was traded counts; nobody must overlook it.
+            logger.error("More of %s was filled than asked for", placement.client_order_id)
+            words = f"Filled {plain(placement.filled_quantity)}, asked for {plain(placement.quantity)}"
+            self._event(placement, EventType.IMPOSSIBLE_REPORT, report=report, message=words)
         return fresh
 
     def _word_of(self, placement: Placement, report: OrderReport) -> str:
-        """Keep what the exchange says: quantities only grow, and its last word stays the last."""
-        counted = max(
-            placement.exchange_filled_quantity,
-            report.filled_quantity or Decimal(0),
-            placement.filled_quantity,
-        )
+        """Keep what the exchange says: quantities only grow, and its last word stays the last.
+
+        But for one: what it answers of an order that has ended there is final, whatever a message said.
+        """
+        said_before = placement.exchange_filled_quantity
+        counted = max(report.filled_quantity or Decimal(0), placement.filled_quantity)
+        if not self._is_final(report):
+            counted = max(counted, said_before)
         if report.status is VenueOrderStatus.FILLED and report.filled_quantity is None:
             counted = max(counted, placement.quantity)  # it does not say how much: all of it
         placement.exchange_filled_quantity = counted
-        if placement.exchange_status not in VENUE_CLOSED:
+        if placement.exchange_status not in VENUE_CLOSED or counted < said_before:
             # Finished is judged by quantities as well as by the exchange's word.
-            full = counted >= placement.quantity
+            full = counted >= max(placement.quantity, report.quantity or 0)  # made larger over there
             placement.exchange_status = (VenueOrderStatus.FILLED if full else report.status).value
         return placement.exchange_status
+
+    def _is_final(self, report: OrderReport) -> bool:
+        has_ended = report.status in VENUE_CLOSED and (not report.conditional or report.child_order_id)
+        asked = self.source in FRESHLY_FETCHED and report.reason != FORGOTTEN
+        return bool(has_ended) and asked and report.filled_quantity is not None
 
     def _apply_live(self, placement: Placement, order: OpenOrder, report: OrderReport, *, fresh: int) -> None:
         target = OrderStatus.PARTIALLY_FILLED if placement.exchange_filled_quantity else OrderStatus.NEW
@@ -409,21 +422,29 @@ class _Work(Rows):
             self._filled(placement, order, report)
         elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
             self._end(placement, order, kind, Home.DONE, after=status, report=report)
-        elif self._was_moved_back(order, intent, status):
-            if report.filled_quantity is None and self.source not in FRESHLY_FETCHED:
-                # Canceled, and not a word about what had filled by then: ask before it waits again.
+        elif self._was_moved_back(placement, order, status):
+            is_told = report.filled_quantity is not None and report.triggered is not None
+            if not is_told and self.source not in FRESHLY_FETCHED:
+                # Not a word about what had filled by then, or whether it had triggered: ask before it waits.
                 order.ask_at = self.now
                 self._touch(placement, order)
                 return
             self._requeue(placement, order, report=report)
         else:
+            was_ours = order.cancel_reason in MOVED_BACK and placement.has_triggered
             self._end(placement, order, kind, Home.FAILED, after=status, report=report)
             words = placement.exchange_words
-            self._fail(
-                intent, failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
-            )
+            failed = failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
+            if was_ours:
+                failed.reason = failures.TRIGGERED_MEANWHILE
+            self._fail(intent, failed)
 
-    def _was_moved_back(self, order: OpenOrder, intent: OrderIntent, status: OrderStatus) -> bool:
+    def _was_moved_back(self, placement: Placement, order: OpenOrder, status: OrderStatus) -> bool:
+        intent = placement.intent
+        if placement.has_triggered:
+            return False  # it had triggered: it must not wait for its price once more
+        if placement.exchange_words == FORGOTTEN:
+            return False  # nobody has said that it ended: what goes back is placed again
         asked = order.cancel_reason in MOVED_BACK and (
             order.status == OrderStatus.CANCELING
             # Found alive just now, while its cancel was still on its way: a limiter may hold one for long.
@@ -451,9 +472,12 @@ class _Work(Rows):
                 self._impossible(placement, report, before_said)
             return
         if before_said in VENUE_CLOSED:
-            if self.source not in FRESHLY_FETCHED or placement.exchange_words != FORGOTTEN:
+            if self.source not in FRESHLY_FETCHED:
                 return  # an old message, overtaken by the end
-            # Its end was our conclusion, and the exchange never said so.
+            if placement.exchange_words != FORGOTTEN:  # else its end was our conclusion
+                if self.now - intent.updated_at < ANSWERS_ARE_OLD_FOR:
+                    return
+                self._impossible(placement, report, before_said)
             placement.exchange_status, placement.exchange_words = report.status.value, ""
         if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:
             self._adopt_order(placement, report)

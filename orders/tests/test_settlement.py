@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -424,6 +425,19 @@ class TestFilled:
         assert applied.gaps == [placement.pk]
         assert (status_of(placement), intent_of(placement).home) == (OrderStatus.NEW, Home.EXCHANGE)
 
+    def test_of_more_than_was_asked_for_counts_and_is_loud(
+        self, follower: StrategyAccount, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Somebody made it larger over there."""
+        placement = resting(follower)
+
+        settle(placement, make_report(placement, "FILLED", make_fill(3, trade_id="7"), filled=3))
+        settle(placement, make_report(placement, "FILLED", make_fill(3, trade_id="7"), filled=3))
+
+        assert (position_of(placement)[0], intent_of(placement).home) == (Decimal(3), Home.DONE)
+        assert events_of(placement).count("IMPOSSIBLE_REPORT") == 1
+        assert "More of" in caplog.text
+
     def test_counts_two_orders_that_met_each_other(self, follower: StrategyAccount) -> None:
         buy, sell = make_placements(follower, [{"side": "BUY"}, {"side": "SELL"}])
 
@@ -468,6 +482,35 @@ class TestGap:
         assert (status_of(placement), intent_of(placement).home, applied.gaps) == (None, Home.DONE, [])
         assert Trade.objects.get().quantity == ONE
         assert events_of(placement)[-1] == "FILLED"
+
+    @pytest.mark.parametrize("source", [EventSource.RECONCILIATION, EventSource.RESOLVER])
+    @pytest.mark.parametrize("really", ["0", "0.4"])
+    def test_of_which_the_exchange_knows_nothing_ends_with_the_order(
+        self, follower: StrategyAccount, source: str, really: str
+    ) -> None:
+        """A message counted what was never traded; what is answered of an ended order is final."""
+        placement = resting(follower)
+        fills = [make_fill(really)] if Decimal(really) else []
+
+        settle(placement, make_report(placement, "NEW", filled=5))
+        assert status_of(placement) is not None
+        settle(placement, make_report(placement, "CANCELED", *fills, filled=really))
+        assert status_of(placement) is not None  # a message again: it may be old
+        applied = settle(placement, make_report(placement, "CANCELED", *fills, filled=really), source=source)
+
+        assert (status_of(placement), intent_of(placement).home, applied.gaps) == (None, Home.FAILED, [])
+        assert intent_of(placement).filled_quantity == Decimal(really)
+        assert FailedOrder.objects.get().quantity == ONE - Decimal(really)
+
+    def test_stays_where_the_end_is_only_concluded(self, follower: StrategyAccount) -> None:
+        """The exchange has forgotten the order, not what was traded."""
+        placement = resting(follower)
+        settle(placement, make_report(placement, "PARTIALLY_FILLED", filled="0.4"))
+
+        forgotten = replace(make_report(placement, "CANCELED", filled=0), reason=FORGOTTEN)
+        applied = settle(placement, forgotten, source=EventSource.RECONCILIATION)
+
+        assert (applied.gaps, status_of(placement)) == ([placement.pk], OrderStatus.PARTIALLY_FILLED)
 
     def test_that_is_closed_within_the_same_transaction_is_none(self, follower: StrategyAccount) -> None:
         placement = resting(follower)
@@ -796,6 +839,34 @@ class TestAdoption:
         settle(placement, make_report(placement, "NEW", filled=0), source=EventSource.RECONCILIATION)
 
         assert (status_of(placement), intent_of(placement).home) == (None, Home.FAILED)
+
+    def test_believes_a_life_that_goes_on_long_after_the_end(
+        self, follower: StrategyAccount, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No answer is that old: what a message told was wrong."""
+        placement = resting(follower)
+        settle(placement, make_report(placement, "CANCELED", filled=0))
+        OrderIntent.objects.update(updated_at=LATER - timedelta(minutes=2))
+        alive = make_report(placement, "NEW", filled=0)
+
+        settle(placement, alive)
+        assert status_of(placement) is None  # a message may be as old as the end
+        settle(placement, alive, source=EventSource.RECONCILIATION)
+
+        assert (status_of(placement), intent_of(placement).home) == (OrderStatus.NEW, Home.EXCHANGE)
+        assert events_of(placement)[-2:] == ["IMPOSSIBLE_REPORT", "LIVE_AGAIN"]
+        assert "cannot follow CANCELED" in caplog.text
+
+    def test_rests_on_when_it_was_made_larger_over_there(self, follower: StrategyAccount) -> None:
+        placement = resting(follower)
+        larger = make_report(placement, "PARTIALLY_FILLED", make_fill(1), filled=1, quantity=Decimal(2))
+
+        settle(placement, larger)
+
+        assert (status_of(placement), intent_of(placement).home) == (
+            OrderStatus.PARTIALLY_FILLED,
+            Home.EXCHANGE,
+        )
 
     def test_and_the_end_in_one_transaction_leave_a_failed_order(self, follower: StrategyAccount) -> None:
         placement = self.dead(follower)

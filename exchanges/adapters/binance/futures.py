@@ -234,6 +234,8 @@ class BinanceFutures(BinanceExchange):
                 ref = replace(
                     ref, exchange_order_id=waiting.exchange_order_id, child_order_id=waiting.child_order_id
                 )
+        if ref.only_waiting:
+            return await self.fetch_order(ref)
         child = OrderRef(symbol=ref.symbol, exchange_order_id=ref.child_order_id)
         (result,) = await self._cancel_plain([child])
         return _as_parent(result, ref) if isinstance(result, OrderReport) else result
@@ -246,7 +248,14 @@ class BinanceFutures(BinanceExchange):
             body = await self._get(_ORDER, [("symbol", self.venue_symbol(ref.symbol)), name], weight=1)
             with self._reading(body):
                 return self._report(body, ref.symbol)
-        parent = await self._fetch_algo(ref)
+        try:
+            parent = await self._fetch_algo(ref)
+        except OrderNotFound:
+            if not (ref.child_order_id or ref.client_order_id):
+                raise
+            # The order that it became may be known longer; it has our client id.
+            named = replace(ref, exchange_order_id=ref.child_order_id, conditional=False)
+            return _as_parent(await self.fetch_order(named), ref)
         child_id = ref.child_order_id or parent.child_order_id
         if not child_id and not parent.triggered:
             return parent
@@ -292,7 +301,7 @@ class BinanceFutures(BinanceExchange):
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         order_id = ref.exchange_order_id
         if ref.conditional:
-            order_id = ref.child_order_id or (await self._fetch_algo(ref)).child_order_id
+            order_id = ref.child_order_id or (await self.fetch_order(ref)).child_order_id
             if not order_id:
                 return []  # still waiting for its price
         elif not order_id:

@@ -184,6 +184,7 @@ class BinanceSpot(BinanceExchange):
         when = row.get("transactTime") or row.get("updateTime") or row.get("time")
         is_conditional = row["type"] in SPOT_CONDITIONAL
         is_triggered = is_conditional and (filled > 0 or row.get("workingTime", -1) > 0)
+        is_told = not is_conditional or is_triggered or "workingTime" in row  # a cancel's answer has none
         return OrderReport(
             market_type=self.market_type,
             symbol=symbol,
@@ -200,7 +201,7 @@ class BinanceSpot(BinanceExchange):
             average_price=cost / filled if filled and cost > 0 else None,  # cost < 0: not known any more
             fills=_fills_of(row),
             conditional=is_conditional,
-            triggered=is_triggered,
+            triggered=is_triggered if is_told else None,
             child_order_id=str(row["orderId"]) if is_triggered else "",
             reason=str(row.get("expiryReason") or ""),
             updated_at=moment(when) if when else None,

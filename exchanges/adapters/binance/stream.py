@@ -38,6 +38,7 @@ from exchanges.adapters.http import CONNECT_SECONDS, REQUEST_SECONDS, RestClient
 from exchanges.adapters.secrets import Masker
 from exchanges.adapters.streaming import MAX_MESSAGE_BYTES, PING_SECONDS, AccountStream, OrderlyEnd
 from exchanges.adapters.types import (
+    VENUE_CLOSED,
     Fill,
     Liquidity,
     MarketType,
@@ -220,12 +221,14 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
     filled, cost = Decimal(event["z"]), Decimal(event["Z"])
     is_conditional = event["o"] in SPOT_CONDITIONAL
     is_triggered = is_conditional and (bool(event["w"]) or filled > 0)
+    status = ORDER_STATUS[event["X"]]
+    is_told = not is_conditional or is_triggered or status not in VENUE_CLOSED  # "w": on the book now
     return OrderReport(
         market_type=MarketType.SPOT,
         symbol=symbol,
         exchange_order_id=str(event["i"]),
         client_order_id=event["C"] or event["c"],
-        status=ORDER_STATUS[event["X"]],
+        status=status,
         side=Side(event["S"]),
         order_type=SPOT_TYPE.get(event["o"]),
         quantity=Decimal(event["q"]),
@@ -235,7 +238,7 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
         average_price=cost / filled if filled and cost > 0 else None,
         fills=(_spot_fill(event),) if event["x"] == "TRADE" else (),
         conditional=is_conditional,
-        triggered=is_triggered,
+        triggered=is_triggered if is_told else None,
         child_order_id=str(event["i"]) if is_triggered else "",
         reason=_reason(event.get("r"), event.get("eR")),
         updated_at=moment(event["T"]),
