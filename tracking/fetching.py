@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
+from typing import TypeVar
 
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import ErrorType, ExchangeError, OutcomeUnknown
-from exchanges.adapters.types import OrderRef, OrderReport
+from exchanges.adapters.exceptions import (
+    ErrorType,
+    ExchangeError,
+    InvalidSymbol,
+    OrderNotFound,
+    OutcomeUnknown,
+)
+from exchanges.adapters.types import Fill, OrderRef, OrderReport
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 SIDE_BY_SIDE = 5  # the adapter's limiter decides the pace; this bounds what waits in memory
 _ZERO = Decimal(0)
@@ -53,19 +64,42 @@ async def orders_fetch(
     What is not answered within `seconds`, all questions together, is an OutcomeUnknown; the others' answers
     stand.
     """
+    return await _each(exchange, questions, partial(order_fetch, exchange), seconds)
+
+
+async def fills_fetch(
+    exchange: Exchange, refs: Sequence[OrderRef], *, seconds: float
+) -> list[list[Fill] | ExchangeError]:
+    """Ask what orders have traded, though they themselves may be forgotten; else like `orders_fetch`."""
+
+    async def ask(ref: OrderRef) -> list[Fill]:
+        try:
+            return await exchange.fetch_executions(ref)
+        except (OrderNotFound, InvalidSymbol):
+            return []
+
+    return await _each(exchange, refs, ask, seconds)
+
+
+async def _each(
+    exchange: Exchange,
+    asked: Sequence[Asked],
+    ask: Callable[[Asked], Awaitable[Answer]],
+    seconds: float | None,
+) -> list[Answer | ExchangeError]:
     gate = asyncio.Semaphore(SIDE_BY_SIDE)
     until = None if seconds is None else asyncio.get_running_loop().time() + seconds
 
-    async def ask(question: Question) -> OrderReport | ExchangeError:
+    async def one(item: Asked) -> Answer | ExchangeError:
         try:
             async with asyncio.timeout_at(until), gate:
-                return await order_fetch(exchange, question)
+                return await ask(item)
         except TimeoutError:
             return not_in_time(exchange)
         except ExchangeError as exc:
             return exc
 
-    return await asyncio.gather(*(ask(question) for question in questions))
+    return await asyncio.gather(*map(one, asked))
 
 
 def not_in_time(exchange: Exchange) -> OutcomeUnknown:

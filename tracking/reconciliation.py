@@ -21,8 +21,9 @@ from django.db.models import Exists, OuterRef, Q
 
 from exchanges import access, measures, runtime
 from exchanges.adapters.base import Exchange
-from exchanges.adapters.exceptions import InvalidSymbol, OrderNotFound
+from exchanges.adapters.exceptions import ExchangeError, InvalidSymbol, OrderNotFound
 from exchanges.adapters.types import (
+    Fill,
     ListedOrder,
     MarketType,
     OrderRef,
@@ -40,7 +41,7 @@ from orders.services.queue import errands_run, rebalance
 from orders.states import OrderStatus
 from tracking.applying import answers_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
-from tracking.fetching import Question, orders_fetch
+from tracking.fetching import Question, fills_fetch, orders_fetch
 from tracking.leases import lease_acquire, lease_is_held, leased
 from tracking.models import OrderTrackingSession
 from tracking.pacing import Pace, pacer
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 30.0
 FETCH_SECONDS = 60.0
+ANSWER_SECONDS = 50.0  # what is answered by then counts, whatever is not
 # Short, so that a run that was killed is not in the way of the process that takes its account over. A
 # run that an exchange holds up for longer finds its lease gone and ends; two at once would do no harm.
 LEASE_SECONDS = settings.STREAM_LEASE_SECONDS * 1.5
@@ -118,6 +120,7 @@ class _Compared:
     """`unread`: our open placements that the list names in a row that nobody could read.
 
     `absent`: those that are open here, sent for sure, and not in the list at all.
+    `symbols`: those that were listed, None: all; `errors`: why others could not be.
     """
 
     differences: list[Difference]
@@ -125,6 +128,8 @@ class _Compared:
     unreadable: list[UnreadableOrder]
     unread: set[int]
     absent: set[int]
+    symbols: Collection[str] | None = None
+    errors: list[str] = field(default_factory=list)
 
 
 def reconcile_account(
@@ -175,10 +180,10 @@ def _lease_name(key: StreamKey) -> str:
 def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Reconciled:
     began = database_now()
     compared = _compare(key, exchange, pace.symbols)
-    found = compared.differences
-    if pace.symbols is None:
+    found, symbols = compared.differences, compared.symbols
+    if symbols is None:
         pacer.fetched_whole(key)
-    result = Reconciled(differences=found, again_after=pace.seconds)
+    result = Reconciled(differences=found, again_after=pace.seconds, errors=list(compared.errors))
     for one in found:
         measures.difference(one.kind)
     unreadable_orders_keep(key=key, listed=compared.unreadable)
@@ -191,11 +196,9 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Re
             return result
         _ask(key, exchange, doubtful[start : start + FETCHED_AT_ONCE], result, absent=compared.absent)
     external = [one.theirs for one in found if one.kind is Disagreement.EXTERNAL and one.theirs is not None]
-    _count_external(key, external, pace.symbols)
+    _count_external(key, external, symbols)
     unmatched_keep(key=key, reports=external, source=EventSource.RECONCILIATION)
-    externals_gone(
-        key=key, listed=external, symbols=pace.symbols, before=began, unreadable=compared.unreadable
-    )
+    externals_gone(key=key, listed=external, symbols=symbols, before=began, unreadable=compared.unreadable)
     retried = unmatched_retry(
         key=key,
         source=EventSource.RECONCILIATION,
@@ -239,7 +242,9 @@ def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
     `symbols`: to be asked for one by one; None: everything at once.
     """
     before = _open_here(key)
-    listed = runtime.run(_lists(exchange, symbols), timeout=LIST_SECONDS)
+    listed, unasked = runtime.run(_lists(exchange, symbols), timeout=LIST_SECONDS)
+    if symbols is not None:
+        symbols = set(symbols) - unasked.keys()
     theirs = [one for one in listed if isinstance(one, OrderReport)]
     unreadable = [one for one in listed if isinstance(one, UnreadableOrder)]
     rows = _open_here(key)
@@ -259,25 +264,39 @@ def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
         if ours is None:
             return True
         if symbols is not None and ours.symbol not in symbols:
-            return False  # its book has come to matter since
+            return False  # not listed, or its book has come to matter since
         if difference.kind is Disagreement.NOT_OPEN_THERE and ours.placement_id not in absent:
             return False  # it is there: how it stands, only the order itself can tell
         return before.get(ours.placement_id) == rows.get(ours.placement_id)
 
     settled = [one for one in found if is_settled(one)]
-    return _Compared(settled, rows | ended, unreadable, unread, absent)
+    errors = [f"{symbol}: {error}" for symbol, error in unasked.items()]
+    return _Compared(settled, rows | ended, unreadable, unread, absent, symbols, errors)
 
 
-async def _lists(exchange: Exchange, symbols: Collection[str] | None) -> list[ListedOrder]:
+async def _lists(
+    exchange: Exchange, symbols: Collection[str] | None
+) -> tuple[list[ListedOrder], dict[str, ExchangeError]]:
+    """Return what is listed, and for which symbols nobody could tell. Raises ExchangeError if for none."""
     if symbols is None:
-        return await exchange.fetch_open_orders()
+        return await exchange.fetch_open_orders(), {}
     gate = asyncio.Semaphore(SYMBOLS_AT_ONCE)
+    unasked: dict[str, ExchangeError] = {}
 
     async def one(symbol: str) -> list[ListedOrder]:
         async with gate:
-            return await exchange.fetch_open_orders(symbol)
+            try:
+                return await exchange.fetch_open_orders(symbol)
+            except ExchangeError as exc:
+                unasked[symbol] = exc
+                return []
 
-    return [report for listed in await asyncio.gather(*map(one, symbols)) for report in listed]
+    lists = await asyncio.gather(*map(one, symbols))
+    # What is traded no more says nothing of the others; the whole list shows what is left of it.
+    refused = [error for error in unasked.values() if not isinstance(error, InvalidSymbol)]
+    if refused and len(refused) == len(symbols):
+        raise refused[0]
+    return [report for listed in lists for report in listed], unasked
 
 
 def orders_look(*, key: StreamKey, placement_ids: Collection[int]) -> Reconciled:
@@ -320,9 +339,10 @@ def _ask(
         return
     asked_at = database_now()
     questions = [Question(row.ref, row.order.booked) for row in asked]
-    answers = runtime.run(orders_fetch(exchange, questions), timeout=FETCH_SECONDS)
+    answering = orders_fetch(exchange, questions, seconds=ANSWER_SECONDS)
+    answers = runtime.run(answering, timeout=FETCH_SECONDS)
     reports: list[OrderReport] = []
-    found, missing = [], []
+    found, missing, forgotten = [], [], []
     for row, answer in zip(asked, answers, strict=True):
         if isinstance(answer, OrderReport):
             reports.append(answer)
@@ -331,11 +351,16 @@ def _ask(
         # A symbol that is traded no more has no orders either.
         is_missing = isinstance(answer, OrderNotFound | InvalidSymbol) and row.order.placement_id in absent
         if is_missing and _is_forgotten(row, asked_at):
-            reports.append(_ended_unheard(key, row))
+            forgotten.append(row)
         else:
             if is_missing:
                 missing.append(row)
             result.errors.append(f"{row.order.client_order_id}: {answer}")
+    for row, traded in zip(forgotten, _traded(exchange, forgotten), strict=True):
+        if isinstance(traded, ExchangeError):
+            result.errors.append(f"{row.order.client_order_id}: {traded}")
+        else:
+            reports.append(_ended_unheard(key, row, traded))
     _found_again(found)
     _not_found(missing, asked_at)
     applied, errors = answers_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
@@ -380,14 +405,23 @@ def _found_again(rows: Sequence[_Row]) -> None:
         sent.update(not_found_count=0)
 
 
-def _ended_unheard(key: StreamKey, row: _Row) -> OrderReport:
+def _traded(exchange: Exchange, rows: Sequence[_Row]) -> list[list[Fill] | ExchangeError]:
+    """Ask what was traded by orders that are not found: trades are remembered longer."""
+    if not rows:
+        return []
+    asking = fills_fetch(exchange, [row.ref for row in rows], seconds=ANSWER_SECONDS)
+    return runtime.run(asking, timeout=FETCH_SECONDS)
+
+
+def _ended_unheard(key: StreamKey, row: _Row, traded: Sequence[Fill]) -> OrderReport:
     return OrderReport(
         market_type=MarketType(key.market_type),
         symbol=row.order.symbol,
         exchange_order_id=row.order.exchange_order_id,
         client_order_id=row.order.client_order_id,
         status=VenueOrderStatus.CANCELED,
-        filled_quantity=row.order.booked,
+        filled_quantity=max(row.order.booked, sum((fill.quantity for fill in traded), Decimal(0))),
+        fills=tuple(traded),
         reason=FORGOTTEN,
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -11,9 +12,16 @@ from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from exchanges.adapters.exceptions import InsufficientFunds, InvalidSymbol, OrderNotFound, OutcomeUnknown
+from exchanges.adapters.exceptions import (
+    ExchangeError,
+    InsufficientFunds,
+    InvalidSymbol,
+    OrderNotFound,
+    OutcomeUnknown,
+)
 from exchanges.adapters.testing import FakeExchange
 from exchanges.adapters.types import (
+    Fill,
     ListedOrder,
     OrderRef,
     OrderReport,
@@ -32,6 +40,7 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     StrategyPosition,
     Trade,
@@ -43,6 +52,7 @@ from orders.states import OrderStatus
 from tracking.differences import Disagreement
 from tracking.leases import lease_acquire
 from tracking.models import OrderTrackingSession, UnmatchedReport
+from tracking.pacing import Pace, pacer
 from tracking.reconciliation import Reconciled, reconcile_account
 from tracking.sessions import sessions_ensure
 from tracking.tests.conftest import Exchanges
@@ -279,6 +289,101 @@ class TestReconcileAccount:
 
         assert open_order(placement) is None
         assert FailedOrder.objects.get().exchange_error == "The exchange does not know this order any more"
+
+    def test_places_nothing_anew_that_was_being_moved_back_and_is_not_found(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        """Nobody has told that it ended."""
+        placement = make_resting(account)
+        self._grow_old()
+        OrderIntent.objects.update(is_queued=True)
+        OpenOrder.objects.update(status=OrderStatus.CANCELING, cancel_reason=CancelReason.MOVE_BACK)
+        exchange.orders.clear()
+
+        reconcile(account)
+        self._wait_a_minute()
+        reconcile(account)
+
+        assert (open_order(placement), PendingOrder.objects.count()) == (None, 0)
+        assert OrderIntent.objects.get().home == Home.FAILED
+
+    def test_books_what_a_forgotten_order_has_traded(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        placement = make_resting(account)
+        self._grow_old()
+        exchange.fill(placement.client_order_id, quantity=Decimal("0.4"), announce=False)
+        traded = asyncio.run(exchange.fetch_executions(placement.to_ref()))
+
+        async def remembered(ref: OrderRef) -> list[Fill]:
+            return traded
+
+        monkeypatch.setattr(exchange, "fetch_executions", remembered)
+        exchange.orders.clear()
+        reconcile(account)
+        assert not TradeExecution.objects.exists()
+        self._wait_a_minute()
+        reconcile(account)
+
+        assert TradeExecution.objects.get().quantity == Decimal("0.4")
+        assert FailedOrder.objects.get().quantity == Decimal("0.6")
+
+    def test_keeps_a_forgotten_order_while_nobody_tells_what_it_traded(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def silent(ref: OrderRef) -> list[Fill]:
+            raise OutcomeUnknown("connection lost", venue="fake")
+
+        placement = make_resting(account)
+        self._grow_old()
+        exchange.orders.clear()
+        monkeypatch.setattr(exchange, "fetch_executions", silent)
+
+        reconcile(account)
+        self._wait_a_minute()
+        assert reconcile(account).errors == [f"{placement.client_order_id}: connection lost"]
+
+        assert open_order(placement) is not None
+
+    @pytest.mark.parametrize(
+        "error",
+        [InvalidSymbol("Invalid symbol.", venue="fake"), OutcomeUnknown("connection lost", venue="fake")],
+    )
+    def test_compares_the_other_symbols_where_one_cannot_be_listed(
+        self,
+        account: Account,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+        error: ExchangeError,
+    ) -> None:
+        """A symbol that is traded no more is one of those that short budgets are spent on."""
+        filled, dead = make_resting(account), make_resting(account, symbol="ETH/USDT")
+        exchange.fill(filled.client_order_id, quantity=Decimal(1), announce=False)
+        listed = exchange.fetch_open_orders
+
+        async def by_symbol(symbol: str | None = None) -> list[ListedOrder]:
+            if symbol == "ETH/USDT":
+                raise error
+            return await listed(symbol)
+
+        monkeypatch.setattr(exchange, "fetch_open_orders", by_symbol)
+        monkeypatch.setattr(pacer, "pace", lambda *_: Pace((SYMBOL, "ETH/USDT"), 0.0))
+
+        result = reconcile(account)
+
+        assert result.errors == [f"ETH/USDT: {error}"]
+        assert (open_order(filled), TradeExecution.objects.count()) == (None, 1)
+        assert open_order(dead) is not None
+
+    def test_fails_where_no_symbol_can_be_listed(
+        self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_resting(account)
+        exchange.fails_with = OutcomeUnknown("connection lost", venue="fake")
+        monkeypatch.setattr(pacer, "pace", lambda *_: Pace((SYMBOL, "ETH/USDT"), 0.0))
+
+        with pytest.raises(OutcomeUnknown):
+            reconcile(account)
 
     def test_lets_an_old_order_go_whose_symbol_is_traded_no_more(
         self, account: Account, exchange: FakeExchange, monkeypatch: pytest.MonkeyPatch
