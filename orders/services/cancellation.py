@@ -207,22 +207,23 @@ async def _ended(exchange: Exchange, ref: OrderRef) -> OrderReport | ExchangeErr
 
 def _record(group: Sequence[OpenOrder], results: Results, *, source: str, now: datetime) -> Applied:
     outcomes: list[Outcome] = []
-    pending: list[OpenOrder] = []
+    pending: set[int] = set()
     refusals: set[int] = set()
     for order, result in zip(group, results, strict=True):
         if isinstance(result, OrderReport):
             outcomes.append(Outcome(order.placement_id, result))
         else:
             logger.warning("Cancel of %s: %s", order.placement.client_order_id, result.message)
-            pending.append(order)
+            pending.add(order.placement_id)
             if isinstance(result, RequestRefused) and not isinstance(result, RefusedForNow):
-                refusals.add(order.pk)
+                refusals.add(order.placement_id)
     if pending:
-        # Still CANCELING: the resolver finds it live and cancels again, or finds its end.
+        # Still CANCELING: the resolver finds it live and cancels again, or finds its end. By placement: a
+        # stray's intent has another order by now.
         soon = now + timedelta(seconds=1)
         still = OpenOrder.objects.filter(status=OrderStatus.CANCELING)
-        still.filter(pk__in=[order.pk for order in pending]).update(ask_at=soon)
+        still.filter(placement_id__in=pending).update(ask_at=soon)
         if refusals:  # these keep their slots for a while: others have to give way
-            moved = still.filter(pk__in=refusals, cancel_reason=CancelReason.MOVE_BACK)
+            moved = still.filter(placement_id__in=refusals, cancel_reason=CancelReason.MOVE_BACK)
             moved.update(cancel_reason=CancelReason.REFUSED)
     return outcomes_apply(outcomes, source=source, now=now)

@@ -7,7 +7,6 @@ of outcomes cost the same number of queries. No network here, and no book lock.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,17 +41,16 @@ from orders.models.open_order import MOVED_BACK
 from orders.planning import priority_of
 from orders.services import failures, ledger
 from orders.services.applied import FORGOTTEN, Applied, FullLane, NeverPlaced, Outcome, Stopped
+from orders.services.late_reports import FRESHLY_FETCHED, LateReports
 from orders.services.matching import Reports, placement_named, placements_named
 from orders.services.putting_off import PutOff, put_off
-from orders.services.settled_rows import ASK_SOON, Rows
+from orders.services.settled_rows import ASK_SOON
 from orders.services.waiting import pending_for
 from orders.states import RESTING, OrderStatus, may_follow
 
 logger = logging.getLogger(__name__)
 
 CANCEL_ARRIVES_WITHIN = timedelta(minutes=1)
-ANSWERS_ARE_OLD_FOR = timedelta(minutes=1)  # at most: what an exchange answers may lag behind its streams
-FRESHLY_FETCHED = frozenset({EventSource.RECONCILIATION, EventSource.RESOLVER})
 
 
 def apply_reports(
@@ -146,7 +144,7 @@ def _settle(
 
 
 @dataclass(slots=True)
-class _Work(Rows):
+class _Work(LateReports):
     """What each outcome does to the rows."""
 
     # --- one outcome ------------------------------------------------------------------------------
@@ -452,74 +450,6 @@ class _Work(Rows):
             or self.now - order.updated_at < CANCEL_ARRIVES_WITHIN
         )
         return asked and intent.is_queued and status == OrderStatus.CANCELED
-
-    def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:
-        """A report about an order that has ended here. Fills count; it re-opens nothing by itself."""
-        intent = placement.intent
-        if fresh:
-            self._event(placement, EventType.LATE_FILL, report=report)
-            self._shrink_failed(intent)
-            if intent.home == Home.EXCHANGE:
-                self.applied.to_shrink.append(intent.pk)  # its next placement asks for what was left before
-            elif intent.home == Home.QUEUE and intent.remaining_quantity == 0:
-                self._leave_queue(intent)
-                self._home(intent, Home.DONE)
-            if report.status in VENUE_CLOSED or self.source not in FRESHLY_FETCHED:
-                return  # what lives all the same is dealt with when it was asked for
-        if report.status in VENUE_CLOSED:
-            contradicts = before_said in VENUE_CLOSED and before_said != report.status
-            if contradicts and not placement.has_gap:
-                self._impossible(placement, report, before_said)
-            return
-        if before_said in VENUE_CLOSED:
-            if self.source not in FRESHLY_FETCHED:
-                return  # an old message, overtaken by the end
-            if placement.exchange_words != FORGOTTEN:  # else its end was our conclusion
-                if self.now - intent.updated_at < ANSWERS_ARE_OLD_FOR:
-                    return
-                self._impossible(placement, report, before_said)
-            placement.exchange_status, placement.exchange_words = report.status.value, ""
-        if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:
-            self._adopt_order(placement, report)
-        else:  # among them: alive although its successor was placed, which must never be quiet
-            self._impossible(placement, report, before_said or placement.outcome)
-            if self.source in FRESHLY_FETCHED:
-                self.applied.strays.append(placement.pk)
-            else:  # a message may be old: whoever follows the account asks
-                self.applied.doubted.append(placement.pk)
-
-    def _adopt_order(self, placement: Placement, report: OrderReport) -> None:
-        """We took it for dead, the exchange has it alive: the exchange is the truth about what exists."""
-        intent = placement.intent
-        status = OrderStatus.PARTIALLY_FILLED if placement.exchange_filled_quantity else OrderStatus.NEW
-        order = OpenOrder(
-            intent=intent,
-            placement=placement,
-            account_id=placement.account_id,
-            strategy_account_id=intent.strategy_account_id,
-            book_id=intent.book_id,
-            status=status,
-            submitted_at=placement.created_at,
-            updated_at=self.now,
-        )
-        self.open_orders[placement.pk] = order
-        self.adopted[placement.pk] = order
-        self._heal_failed(intent)
-        self._leave_queue(intent)
-        self._home(intent, Home.EXCHANGE)
-        self._event(placement, EventType.LIVE_AGAIN, after=status, report=report)
-        if intent.cancel_requested:
-            self.applied.to_cancel.append(intent.pk)
-
-    def _impossible(self, placement: Placement, report: OrderReport, before: str) -> None:
-        logger.error(
-            "Report %s for %s cannot follow %s: kept, changes nothing",
-            report.status,
-            placement.client_order_id,
-            before,
-        )
-        self._event(placement, EventType.IMPOSSIBLE_REPORT, before=before, after=report.status, report=report)
-        self.log[-1].data["raw"] = json.loads(json.dumps(report.raw, default=str))
 
 
 def _child_of(placement: Placement, report: OrderReport) -> str:

@@ -704,6 +704,17 @@ class TestLateFill:
         assert not FailedOrder.objects.exists()
         assert position_of(placement)[0] == ONE
 
+    def test_in_part_of_what_was_never_placed_as_we_thought_asks_for_the_rest(
+        self, follower: StrategyAccount
+    ) -> None:
+        placement = make_placement(follower)
+        settle(placement, NeverPlaced("absent"), source=EventSource.RESOLVER)
+
+        part = make_report(placement, "PARTIALLY_FILLED", make_fill("0.4"), filled="0.4")
+        applied = settle(placement, part)
+
+        assert applied.doubted == [placement.pk]  # whoever follows the account asks at once
+
     def test_of_a_canceled_order_only_counts(self, follower: StrategyAccount) -> None:
         placement = canceling(follower)
         settle(placement, make_report(placement, "CANCELED", filled=0))

@@ -292,7 +292,8 @@ class BinanceFutures(BinanceExchange):
         )
         plain += page
         while len(page) == PAGE:
-            after = ("orderId", str(max(row["orderId"] for row in page) + 1))
+            with self._reading(page):
+                after = ("orderId", str(max(row["orderId"] for row in page) + 1))
             page = await self._get("/fapi/v1/allOrders", [*params, after, ("limit", str(PAGE))], weight=5)
             plain += page
         algo = await self._get("/fapi/v1/allAlgoOrders", [*params, since, ("limit", str(PAGE))], weight=5)

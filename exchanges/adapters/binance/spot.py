@@ -146,7 +146,8 @@ class BinanceSpot(BinanceExchange):
         body = await self._get("/api/v3/allOrders", [*params, ("startTime", str(since_ms))], weight=20)
         rows = list(body)
         while len(body) == PAGE:
-            next_id = max(row["orderId"] for row in body) + 1
+            with self._reading(body):
+                next_id = max(row["orderId"] for row in body) + 1
             body = await self._get("/api/v3/allOrders", [*params, ("orderId", str(next_id))], weight=20)
             rows += body
         return await self._listed(rows)
