@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cryptography.fernet import InvalidToken
 from django import forms
 from django.contrib import admin
 from django.db import transaction
@@ -12,10 +13,17 @@ from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from exchanges.adapters.types import Credentials
 from exchanges.administration import HistoryAdmin, act_with_reason, amount
+from exchanges.fields import decrypt, encrypt
 from exchanges.markets import account_types_of
 from exchanges.models import Account, Ban, Breaker, ConfigVersion, Instrument, LastPrice
+
+# What is entered -> where it is kept, encrypted.
+SECRETS = {
+    "new_api_key": "encrypted_api_key",
+    "new_api_secret": "encrypted_api_secret",
+    "new_passphrase": "encrypted_passphrase",
+}
 
 
 def _secret_field(label: str) -> forms.CharField:
@@ -41,7 +49,7 @@ class AccountForm(forms.ModelForm[Account]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.instance.pk:
-            for name in ("new_api_key", "new_api_secret", "new_passphrase"):
+            for name in SECRETS:
                 self.fields[name].help_text = "Stored, and never shown. Leave empty to keep it."
         else:
             self.fields["new_api_key"].required = self.fields["new_api_secret"].required = True
@@ -51,19 +59,23 @@ class AccountForm(forms.ModelForm[Account]):
         exchange, kind = data.get("exchange"), data.get("account_type")
         if exchange and kind and kind not in account_types_of(exchange):
             self.add_error("account_type", f"{exchange} has no {kind} accounts")
+        if any(data.get(name) for name in SECRETS):
+            self._refuse_what_cannot_be_kept(data)
         return data
 
+    def _refuse_what_cannot_be_kept(self, data: dict[str, Any]) -> None:
+        """Secrets that are left empty stay as they are: unless they can be read, nothing is repaired."""
+        for name, column in SECRETS.items():
+            try:
+                if not data.get(name):
+                    decrypt(getattr(self.instance, column))
+            except InvalidToken:
+                self.add_error(name, "What is stored cannot be read: enter all that the account has again")
+
     def save(self, commit: bool = True) -> Account:
-        key, secret, passphrase = (
-            self.cleaned_data[name] for name in ("new_api_key", "new_api_secret", "new_passphrase")
-        )
-        if key or secret or passphrase:
-            stored = self.instance.credentials if self.instance.pk else Credentials(api_key="", api_secret="")
-            self.instance.credentials = Credentials(
-                api_key=key or stored.api_key,
-                api_secret=secret or stored.api_secret,
-                passphrase=passphrase or stored.passphrase,
-            )
+        for name, column in SECRETS.items():
+            if entered := self.cleaned_data[name]:
+                setattr(self.instance, column, encrypt(entered))
         account: Account = super().save(commit)
         return account
 

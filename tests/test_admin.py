@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+from cryptography.fernet import Fernet
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, User
@@ -19,7 +20,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django_q.models import OrmQ, Schedule, Task
 from django_q.signing import SignedPackage
+from pytest_django.fixtures import Settings
 
+from exchanges.adapters.types import Credentials
 from exchanges.administration import HistoryAdmin
 from exchanges.models import Account, Ban, Breaker, ConfigVersion, LastPrice
 from notifications.models import Alert, BreakerAlert, Chat, GuardAlert, StrangerAlert
@@ -281,6 +284,36 @@ class TestAccounts:
             "key-of-renamed",
             "secret-of-first",
         )
+
+    def test_take_new_secrets_where_no_key_reads_the_stored_ones(
+        self, client: Client, operator: User, settings: Settings
+    ) -> None:
+        account = make_account("first", user=operator)
+        settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+        entered = {"new_api_key": "key-of-renewed", "new_api_secret": "secret-of-renewed"}
+
+        answer = client.post(url(Account, "change", account.pk), {"name": "first"} | entered)
+
+        assert answer.status_code == 302
+        account.refresh_from_db()
+        assert account.credentials == Credentials("key-of-renewed", "secret-of-renewed")
+
+    def test_want_all_secrets_where_no_key_reads_the_stored_ones(
+        self, client: Client, operator: User, settings: Settings
+    ) -> None:
+        account = make_account("first", user=operator)
+        settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+
+        answer = client.post(
+            url(Account, "change", account.pk), {"name": "renamed", "new_api_key": "key-of-renewed"}
+        )
+
+        assert answer.context["adminform"].form.errors == {
+            "new_api_secret": ["What is stored cannot be read: enter all that the account has again"]
+        }
+        assert "key-of-renewed" not in answer.content.decode()
+        account.refresh_from_db()
+        assert account.name == "first"
 
     def test_refuse_a_kind_that_the_exchange_does_not_have(self, client: Client, operator: User) -> None:
         form = self.FORM | {
