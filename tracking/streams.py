@@ -13,13 +13,13 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from exchanges import runtime
+from exchanges.access import login_fingerprint
 from exchanges.models import Account, ConfigVersion
 from orders.names import new_owner
 from orders.services.queue import due_books, rebalance
@@ -295,19 +295,7 @@ def _look(seen: _Seen) -> _Seen:
     if (version, wanted) == (seen.version, seen.wanted):
         return seen
     accounts = Account.objects.filter(pk__in={key.account_id for key in wanted})
-    return _Seen(version, wanted, {account.pk: _login(account) for account in accounts})
-
-
-def _login(account: Account) -> str:
-    """A fingerprint of what a stream is opened with; it changes when the credentials do."""
-    parts = (
-        account.exchange,
-        account.environment,
-        account.encrypted_api_key,
-        account.encrypted_api_secret,
-        account.encrypted_passphrase,
-    )
-    return sha256("\0".join(parts).encode()).hexdigest()
+    return _Seen(version, wanted, {account.pk: login_fingerprint(account) for account in accounts})
 
 
 def _tickers(owner: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pytest
 from pytest_django import Settings
@@ -43,3 +44,24 @@ class TestExchangeFor:
     def test_starts_no_thread_that_asks_the_database_in_a_test(self, account: Account) -> None:
         access.exchange_for(account, "FUTURES")
         assert "exchange-bans" not in {thread.name for thread in threading.enumerate()}
+
+
+class TestLoginFingerprint:
+    def test_is_another_one_for_other_keys_and_tells_none(self) -> None:
+        account = Account(exchange="binance", environment="SIMULATOR")
+        account.credentials = Credentials("access-key", "access-secret")
+        before = access.login_fingerprint(account)
+
+        account.credentials = Credentials("access-key", "another-secret")
+
+        assert access.login_fingerprint(account) != before
+        assert before != sha256(b"binance\0SIMULATOR\0access-key\0access-secret\0").hexdigest()
+
+    def test_is_that_of_what_is_stored_where_no_key_reads_it(self) -> None:
+        account = Account(exchange="binance", environment="SIMULATOR", encrypted_api_key="unreadable")
+        before = access.login_fingerprint(account)
+        assert access.login_fingerprint(account) == before
+
+        account.encrypted_api_key = "unreadable too"
+
+        assert access.login_fingerprint(account) != before

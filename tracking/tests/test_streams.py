@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import InternalError, OperationalError
 from django.db.models.functions import Now
 from psycopg.errors import IdleInTransactionSessionTimeout
@@ -24,7 +25,8 @@ from exchanges.adapters.types import (
     UnreadableMessage,
     VenueOrderStatus,
 )
-from exchanges.models import Account, Instrument, LastPrice
+from exchanges.credentials import credentials_reencrypt
+from exchanges.models import Account, ConfigVersion, Instrument, LastPrice
 from orders.clock import database_now
 from orders.models import (
     EventSource,
@@ -177,6 +179,21 @@ class TestStreams:
         wait_until(lambda: exchange._listeners and exchange._listeners[0] is not before)
 
         assert session().owner == connected.owner
+
+    def test_keeps_the_stream_when_the_credentials_are_only_encrypted_anew(
+        self, account: Account, connected: Streams, exchange: FakeExchange, settings: Settings
+    ) -> None:
+        before, stored = exchange._listeners[0], account.encrypted_api_key
+        settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode(), *settings.FIELD_ENCRYPTION_KEYS]
+
+        assert credentials_reencrypt() == 1
+
+        assert Account.objects.get().encrypted_api_key != stored
+        for _ in range(2):  # a look is done when the next one has begun
+            wait_until(lambda: connected._seen.version == ConfigVersion.current())
+            ConfigVersion.bump()
+        assert exchange._listeners == [before]
+        assert session().reconnect_count == 0
 
     def test_follows_again_what_a_step_that_failed_half_way_had_left(
         self,
