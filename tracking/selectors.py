@@ -13,6 +13,7 @@ from django.db.models import Model, Q, QuerySet
 from orders.models import StrategyAccount
 from orders.selectors import Visible
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
+from tracking.sessions import sessions_wanted
 from tracking.unmatched import OUR_SHAPE, from_json
 
 M = TypeVar("M", bound=Model)
@@ -40,9 +41,10 @@ class StreamRow:
 
 
 def stream_states(visible: Visible, *, now: datetime) -> list[StreamRow]:
-    """Each followed account's stream, as far as the account serves what the reader may see."""
+    """Each stream that is to be followed, as far as its account serves what the reader may see."""
     sessions = _served(OrderTrackingSession.objects.select_related("account"), visible)
-    return [_stream_row(row, now=now) for row in sessions.order_by("account__name", "market_type", "pk")]
+    shown = sessions_wanted(sessions.order_by("account__name", "market_type", "pk"))
+    return [_stream_row(row, now=now) for row in shown]
 
 
 @dataclass(frozen=True, slots=True)

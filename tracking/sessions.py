@@ -19,7 +19,7 @@ from orders.clock import database_now
 from orders.events import EventsLogged, publish
 from orders.models import EventSource, EventType, OrderEvent
 from tracking.models import OrderTrackingSession, SessionStatus
-from tracking.watch import StreamKey
+from tracking.watch import StreamKey, streams_wanted
 
 LEASE_SECONDS = settings.STREAM_LEASE_SECONDS
 RENEW_SECONDS = LEASE_SECONDS / 2
@@ -83,12 +83,17 @@ def sessions_renew(*, owner: str) -> set[StreamKey]:
 
 
 def session_release(*, key: StreamKey, owner: str, reason: str) -> None:
-    """Give a stream back, so that another process need not wait for the lease to run out."""
-    state_change(key=key, owner=owner, status=SessionStatus.DISCONNECTED, reason=reason)
+    """Give a stream back, so that another process need not wait for the lease to run out.
+
+    That is no fault of the stream: the log tells the reason, and `last_error` says what it said before.
+    """
+    state_change(key=key, owner=owner, status=SessionStatus.DISCONNECTED, reason=reason, is_fault=False)
     _held(key, owner).update(owner="", lease_expires_at=None)
 
 
-def state_change(*, key: StreamKey, owner: str, status: SessionStatus, reason: str = "") -> None:
+def state_change(
+    *, key: StreamKey, owner: str, status: SessionStatus, reason: str = "", is_fault: bool = True
+) -> None:
     """Record a stream's new state and tell the account's owner; nothing if it is not `owner`'s any more."""
     now = database_now()
     with transaction.atomic():
@@ -99,7 +104,7 @@ def state_change(*, key: StreamKey, owner: str, status: SessionStatus, reason: s
         if status == SessionStatus.CONNECTED:
             session.connected_at = session.last_ping = now
             session.last_error = ""
-        else:
+        elif is_fault:
             session.last_error = reason[:_ERROR_LENGTH] or session.last_error
         if before == SessionStatus.CONNECTED:
             session.disconnected_at = now
@@ -124,6 +129,13 @@ def sessions_unwatched(keys: Collection[StreamKey]) -> set[StreamKey]:
     """Return those streams that no living process follows."""
     watched = OrderTrackingSession.objects.exclude(_is_free()).values_list("account_id", "market_type")
     return set(keys) - {StreamKey(*pair) for pair in watched}
+
+
+def sessions_wanted(rows: QuerySet[OrderTrackingSession]) -> list[OrderTrackingSession]:
+    """Leave out the streams that are not to be followed: their rows stay when an account is paused."""
+    wanted = streams_wanted()
+    known = rows.filter(account_id__in={key.account_id for key in wanted})
+    return [row for row in known if StreamKey(row.account_id, row.market_type) in wanted]
 
 
 def _is_news(before: str, after: str) -> bool:

@@ -21,6 +21,7 @@ from orders.clock import database_now
 from orders.models import FailedOrder, FailedStatus, Home, KillSwitch, OpenOrder, OrderIntent, PendingOrder
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession, SessionStatus
+from tracking.sessions import sessions_wanted
 from tracking.websocket_stats import websocket_stats
 from tradehub.models import Process, ProcessKind
 from tradehub.processes import SEEN_WITHIN, WORKER_SEEN_WITHIN, Totals, added
@@ -192,16 +193,14 @@ def last_errors() -> list[dict[str, Any]]:
     broken = OrderTrackingSession.objects.exclude(last_error="").exclude(status=SessionStatus.CONNECTED)
     streams: list[dict[str, Any]] = [
         {
-            "at": row["updated_at"],
+            "at": row.updated_at,
             "kind": "stream",
-            "account": row["account__name"],
-            "symbol": row["market_type"],
-            "text": row["last_error"],
+            "account": row.account.name,
+            "symbol": row.market_type,
+            "text": row.last_error,
             "exchange_error": "",
         }
-        for row in broken.order_by("-updated_at").values(
-            "updated_at", "account__name", "market_type", "last_error"
-        )[:ERRORS_SHOWN]
+        for row in sessions_wanted(broken.select_related("account").order_by("-updated_at"))[:ERRORS_SHOWN]
     ]
     return sorted([*orders, *streams], key=lambda one: one["at"], reverse=True)[:ERRORS_SHOWN]
 

@@ -171,6 +171,24 @@ class TestSessionRelease:
 
         assert sessions_claim(keys={key_of(account)}, owner="b") == {key_of(account)}
 
+    def test_tells_why_and_calls_it_no_error(self, account: Account) -> None:
+        sessions_claim(keys={key_of(account)}, owner="a")
+        state_change(key=key_of(account), owner="a", status=SessionStatus.CONNECTED)
+
+        session_release(key=key_of(account), owner="a", reason="The process stopped")
+
+        session = OrderTrackingSession.objects.get()
+        assert (session.status, session.last_error) == (SessionStatus.DISCONNECTED, "")
+        assert OrderEvent.objects.latest("pk").message == "The process stopped"
+
+    def test_lets_an_error_that_came_before_stand(self, account: Account) -> None:
+        sessions_claim(keys={key_of(account)}, owner="a")
+        state_change(key=key_of(account), owner="a", status=SessionStatus.ERROR, reason="no such key")
+
+        session_release(key=key_of(account), owner="a", reason="Another process has room for it")
+
+        assert OrderTrackingSession.objects.get().last_error == "no such key"
+
 
 class TestSessionsUnwatched:
     def test_names_what_no_living_process_follows(self, account: Account) -> None:

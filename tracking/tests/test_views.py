@@ -9,6 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from exchanges.models import Account
 from orders.models import StrategyAccount
 from orders.tests.rows import (
     log_event,
@@ -142,7 +143,7 @@ class TestPositionsView:
             counts.append(len(queries))
 
         looking_back = 2 if connection.vendor == "postgresql" else 0
-        assert counts == [14 + looking_back] * 2
+        assert counts == [16 + looking_back] * 2
 
 
 class TestStreams:
@@ -177,6 +178,19 @@ class TestStreams:
         )
 
         assert f'class="stream {state}"' in page(trader)
+
+    def test_of_paused_accounts_are_neither_shown_nor_counted(
+        self, owner: StrategyAccount, trader: Client
+    ) -> None:
+        other = make_strategy_account(user=owner.strategy.user, group_name="other", account_name="paused")
+        for row in (owner, other):
+            OrderTrackingSession.objects.create(account=row.account, market_type="FUTURES", last_error="cut")
+        Account.objects.filter(name="paused").update(is_active=False)
+
+        text = page(trader)
+
+        assert text.count('class="stream ') == 1
+        assert '<span class="value warn">0/1</span>' in text
 
     def test_are_shown_to_those_whom_their_account_serves(
         self, owner: StrategyAccount, trader: Client

@@ -18,7 +18,7 @@ from pytest_django import Settings
 from exchanges import measures
 from exchanges.adapters.exceptions import OutcomeUnknown
 from exchanges.adapters.hosts import RoundTrip
-from exchanges.models import Breaker
+from exchanges.models import Account, Breaker
 from exchanges.windows import Recorder
 from orders.clock import database_now
 from orders.models import FailedOrder, FailedStatus, OpenOrder, StrategyAccount, WebhookDelivery
@@ -237,6 +237,16 @@ class TestWhatStands:
         ]  # fmt: skip
         assert found[0]["exchange_error"] == "Account has insufficient balance for requested action."
         assert (found[1]["kind"], found[1]["account"]) == ("stream", "main")
+
+    def test_no_error_of_a_stream_that_is_not_to_be_followed(
+        self, client: Client, follower: StrategyAccount
+    ) -> None:
+        OrderTrackingSession.objects.create(
+            account=follower.account, market_type="FUTURES", last_error="no such key"
+        )
+        Account.objects.update(is_active=False)
+
+        assert figures(client)["errors"] == []
 
 
 @pytest.mark.usefixtures("staff", "scraper")
