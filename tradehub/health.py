@@ -12,7 +12,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Max
+from django.db.models import Count, Max
 from django.http import HttpRequest, JsonResponse
 from redis.exceptions import RedisError
 
@@ -69,10 +69,10 @@ def _streams() -> str:
     if not wanted:
         return "ok"
     sessions = OrderTrackingSession.objects.filter(account_id__in={key.account_id for key in wanted})
-    lease_ends_at = sessions.aggregate(at=Max("lease_expires_at"))["at"]
-    if lease_ends_at is None:
-        return "never seen"
-    return _seen(database_now() - lease_ends_at + timedelta(seconds=LEASE_SECONDS), SEEN_WITHIN)
+    known = sessions.aggregate(lease_ends_at=Max("lease_expires_at"), count=Count("pk"))
+    if known["lease_ends_at"] is None:  # who stops in good order gives every lease back
+        return "stopped" if known["count"] else "never seen"
+    return _seen(database_now() - known["lease_ends_at"] + timedelta(seconds=LEASE_SECONDS), SEEN_WITHIN)
 
 
 def _seen(ago: timedelta, within: timedelta) -> str:

@@ -129,6 +129,14 @@ class TestReadyz:
         assert (status, checks.pop("streams")) == (503, words)
         assert set(checks.values()) == {"ok"}
 
+    def test_names_streams_that_were_stopped_in_good_order(self, client: Client) -> None:
+        account_followed(lease_ends_in=5)
+        OrderTrackingSession.objects.update(owner="", lease_expires_at=None)
+
+        status, checks = asked(client)
+
+        assert (status, checks["streams"]) == (503, "stopped")
+
     def test_asks_only_for_what_a_webhook_needs_if_told_so(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
