@@ -73,6 +73,24 @@ class TestDocuments:
 
         assert told == gauges | counters
 
+    def test_make_the_database_before_the_processes_that_need_it(self) -> None:
+        steps = ["createdb", "tradehub.env.example", "manage migrate", "systemctl enable --now"]
+        (commands,) = (block for block in TEXT.split("```") if "systemctl enable" in block)
+
+        assert sorted(steps, key=commands.index) == steps
+
+    def test_share_the_exchanges_limits_as_they_tell(self) -> None:
+        """1 / the number of web and streams processes behind one address."""
+        (units,) = re.findall(r"systemctl enable --now (.*)", TEXT)
+        sending = len(re.findall(r"tradehub-(?:web|streams)@", units))
+        text = (ROOT / "deploy" / "tradehub.env.example").read_text()
+
+        assert re.findall(r"^EXCHANGE_RATE_SHARE=(.*)$", text, re.MULTILINE) == [str(1 / sending)]
+        services = compose()["services"]
+        sending = sum(name.startswith(("web", "streams")) for name in services)
+        share = services["web1"]["environment"]["EXCHANGE_RATE_SHARE"]
+        assert share == f"${{EXCHANGE_RATE_SHARE:-{1 / sending}}}"
+
 
 class TestUnits:
     @pytest.mark.parametrize(
@@ -137,13 +155,26 @@ class TestCompose:
 
         assert {one.get("hostname") for one in ours} == {"${MACHINE:-tradehub}"}
 
+    def test_hands_every_setting_on_but_those_that_it_decides_itself(self) -> None:
+        services = compose()["services"]
+        ours = [one for one in services.values() if one["image"] == "tradehub:local"]
+        example = (ROOT / "deploy" / "compose.env.example").read_text()
+        told = re.search(r"itself sets (.*?):", example.replace("\n# ", " "))
+        assert told is not None
+
+        for one in ours:
+            assert one["env_file"] == "compose.env"
+            decided = {name for name, value in one["environment"].items() if f"${{{name}" not in value}
+            assert decided == set(re.findall(r"[A-Z_]{5,}", told[1]))
+
     def test_asks_for_what_its_example_names(self) -> None:
         text = (ROOT / "deploy" / "compose.yaml").read_text()
         example = (ROOT / "deploy" / "compose.env.example").read_text()
+        asked = set(re.findall(r"\$\{(\w+)", text))
+        named = set(re.findall(r"^(?:# )?([A-Z_]+)=", example, re.MULTILINE))
 
-        assert set(re.findall(r"\$\{(\w+)", text)) == set(
-            re.findall(r"^(?:# )?([A-Z_]+)=", example, re.MULTILINE)
-        )
+        assert asked - named == set()
+        assert named - asked - SETTINGS == set()
 
     def test_the_example_of_the_units_names_only_settings_that_exist(self) -> None:
         example = (ROOT / "deploy" / "tradehub.env.example").read_text()
