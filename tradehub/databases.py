@@ -21,7 +21,8 @@ SQLITE_OPTIONS = {
 #
 # A process that is frozen, or whose machine is gone, in the middle of a transaction keeps its locks: every
 # order of the books that it holds would wait for it, until TCP notices after hours. None of our transactions
-# waits for anything but the database, so one that has been idle for so long (ms) is given up.
+# waits for anything but the database, so one that has been idle for so long (ms) is given up; only `migrate`
+# takes its time.
 POSTGRESQL_SETTINGS = "-c enable_mergejoin=off -c idle_in_transaction_session_timeout=15000"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.core.management import call_command
+from django.core.management.commands import migrate
 from django.db import connection
 
 ROOMS = ("exchanges", "orders", "tracking", "tradehub")
@@ -35,3 +36,24 @@ class TestMigrations:
 
     def test_are_complete(self) -> None:
         call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestMigrate:
+    def test_may_stand_idle_in_a_transaction_where_nothing_else_may(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if connection.vendor != "postgresql":
+            pytest.skip("SQLite ends no transaction by itself")
+        seen = []
+
+        def look(*args: object, **options: object) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW idle_in_transaction_session_timeout")
+                seen.append(cursor.fetchone()[0])
+
+        monkeypatch.setattr(migrate.Command, "handle", look)
+        call_command("migrate")
+        look()
+
+        assert seen == ["0", "15s"]
