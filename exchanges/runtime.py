@@ -117,9 +117,11 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         wait_without_connection([future], at_most=timeout)
         return future.result(None if timeout is None else max(0.0, began + timeout - time.monotonic()))
     except concurrent.futures.TimeoutError:
-        if not future.done():
-            future.cancel()
-        raise
+        if timeout is None or future.done():
+            raise
+        future.cancel()
+        # In words: it ends in logs and on terminals, where Python's own says nothing at all.
+        raise TimeoutError(f"no answer within {timeout:g} s") from None
 
 
 def wait_without_connection(

@@ -70,7 +70,7 @@ class TestRun:
             finally:
                 ended.set()
 
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^no answer within 0\.05 s$"):
             runtime.run(linger(), timeout=0.05)
         assert ended.wait(5)
 

@@ -49,6 +49,7 @@ from orders.models import (
 from orders.services.applied import Outcome
 from orders.services.settlement import apply_reports, outcomes_apply
 from orders.states import OrderStatus
+from tracking import reconciliation
 from tracking.differences import Disagreement
 from tracking.leases import lease_acquire
 from tracking.models import OrderTrackingSession, UnmatchedReport
@@ -621,6 +622,51 @@ class TestReconcileCommand:
 
         assert open_order(mine) is None
         assert open_order(theirs) is not None
+
+    def test_goes_on_when_one_account_trips_over_a_fault_of_ours(
+        self,
+        account: Account,
+        exchange: FakeExchange,
+        exchanges: Exchanges,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async def trip(symbol: str | None = None) -> list[ListedOrder]:
+            raise KeyError("origQty")
+
+        monkeypatch.setattr(exchange, "fetch_open_orders", trip)
+        other = make_account()
+        placement = make_resting(other)
+        exchanges.of(other).end(placement.client_order_id, VenueOrderStatus.CANCELED, announce=False)
+
+        with pytest.raises(CommandError, match="1 of 2 could not be reconciled"):
+            call_command("reconcile")
+
+        assert open_order(placement) is None
+        name = f"account {account.pk} FUTURES"
+        assert f"{name}: a fault of ours: KeyError: 'origQty'\n" in capsys.readouterr().err
+        (record,) = (one for one in caplog.records if name in one.getMessage())
+        assert record.exc_info is not None
+
+    def test_says_in_words_that_an_exchange_does_not_answer(
+        self,
+        account: Account,
+        exchange: FakeExchange,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        async def hang(symbol: str | None = None) -> list[ListedOrder]:
+            await asyncio.sleep(30)
+            return []
+
+        monkeypatch.setattr(exchange, "fetch_open_orders", hang)
+        monkeypatch.setattr(reconciliation, "LIST_SECONDS", 0.1)
+
+        with pytest.raises(CommandError):
+            call_command("reconcile")
+
+        assert capsys.readouterr().err == f"account {account.pk} FUTURES: no answer within 0.1 s\n"
 
     def test_exits_2_when_an_exchange_cannot_be_asked(self, account: Account, exchange: FakeExchange) -> None:
         exchange.fails_with = OutcomeUnknown("connection lost", venue="fake")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 import sys
 import time
@@ -17,6 +18,8 @@ from tracking.on_demand import markets_of
 from tracking.reconciliation import Reconciled, reconcile_account
 from tracking.resolver import resolve
 from tracking.watch import StreamKey, streams_wanted
+
+logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30.0
 
@@ -46,7 +49,12 @@ class Command(BaseCommand):
                 result = self._run(key, check_only)
             except (ExchangeError, TimeoutError) as exc:
                 failed += 1
-                self.stderr.write(f"{name}: {exc or 'the exchange has not answered in time'}")
+                self.stderr.write(f"{name}: {exc}")
+                continue
+            except Exception as exc:  # one account's trouble is not the others'
+                logger.exception("%s could not be reconciled", name)
+                failed += 1
+                self.stderr.write(f"{name}: a fault of ours: {type(exc).__name__}: {exc}")
                 continue
             differ += bool(result.differences or result.positions)
             failed += bool(result.errors) or not result.ran
