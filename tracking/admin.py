@@ -12,7 +12,7 @@ from exchanges.models import Account
 from orders.admin.accounts import AccountAdmin as PlainAccountAdmin
 from orders.side_by_side import side_by_side
 from tracking.models import Lease, OrderTrackingSession, UnmatchedReport
-from tracking.on_demand import SyncBusy, orders_sync
+from tracking.on_demand import NothingToCompare, SyncBusy, orders_sync
 
 in_theme(Schedule, Success, Failure, OrmQ)
 
@@ -38,7 +38,7 @@ class AccountAdmin(PlainAccountAdmin):
 def _reconciled(account: Account, by: str) -> tuple[Account, str, bool]:
     try:
         markets = orders_sync(account=account, by=by)
-    except SyncBusy as exc:
+    except (NothingToCompare, SyncBusy) as exc:
         return account, str(exc), False
     return account, "; ".join(market.words for market in markets), all(one.success for one in markets)
 

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from exchanges.models import Account
 from orders.api.answers import AnswersInOneShape, refusal
 from orders.api.failed_serializers import LARGEST_ID, StrictSerializer
-from tracking.on_demand import SyncBusy, orders_sync
+from tracking.on_demand import NothingToCompare, SyncBusy, orders_sync
 
 
 class WholeNumberField(serializers.IntegerField):
@@ -54,9 +54,8 @@ class SyncOrders(AnswersInOneShape):
             markets = orders_sync(account=account, by=request.user.get_username())
         except SyncBusy as exc:
             return refusal(409, "busy", str(exc))
-        if not markets:
-            who = f"{account.exchange} ({account.account_type})"
-            return refusal(400, "no_market", f"There is nothing to compare: no adapter for {who}")
+        except NothingToCompare as exc:
+            return refusal(400, "no_market", str(exc))
         LogEntry.objects.log_actions(
             str(request.user.pk), [account], CHANGE, change_message="Reconciled on demand", single_object=True
         )

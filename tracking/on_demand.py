@@ -24,6 +24,10 @@ class SyncBusy(Exception):
     """A run for the account is going on; nothing was done."""
 
 
+class NothingToCompare(Exception):
+    """We speak to no market of the account; nothing was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class MarketSynced:
     """What became of one market of an account; `error` says why it could not be compared, empty if it was."""
@@ -71,12 +75,9 @@ def _told(difference: Difference) -> dict[str, str]:
 def orders_sync(*, account: Account, by: str) -> list[MarketSynced]:
     """Compare an account with its exchange now, in every market that is traded, or in all if none is.
 
-    Orders that nobody knows about and that are due are asked for first. Empty, and nothing done, where we
-    have no adapter for its exchange. Raises SyncBusy.
+    Orders that nobody knows about and that are due are asked for first. Raises SyncBusy, NothingToCompare.
     """
     keys = markets_of(account)
-    if not keys:
-        return []
     if any(is_running(key) for key in keys):
         raise SyncBusy(f"A run for account {account.pk} is going on; ask again in a moment")
     resolve(account_id=account.pk)
@@ -89,13 +90,21 @@ def orders_sync(*, account: Account, by: str) -> list[MarketSynced]:
 
 
 def markets_of(account: Account) -> list[StreamKey]:
-    """Return the markets where an account trades or has orders; all of its exchange's if there is none."""
-    wanted = sorted(key for key in streams_wanted() if key.account_id == account.pk)
-    return wanted or [
+    """Return the markets where an account trades or has orders; all of its exchange's if there is none.
+
+    Raises NothingToCompare where we have no adapter for any.
+    """
+    if wanted := sorted(key for key in streams_wanted() if key.account_id == account.pk):
+        return wanted
+    possible = [
         StreamKey(account.pk, market.value)
         for market in MarketType
         if has_market(account.exchange, market) and AccountType.for_market(market) == account.account_type
     ]
+    if not possible:
+        who = f"{account.exchange} ({account.account_type})"
+        raise NothingToCompare(f"There is nothing to compare: no adapter for {who}")
+    return possible
 
 
 def _run(key: StreamKey) -> MarketSynced:

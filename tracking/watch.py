@@ -22,7 +22,7 @@ class StreamKey(NamedTuple):
 
 
 def streams_wanted() -> set[StreamKey]:
-    """Return the streams to follow: every active account's, and whatever still has an unfinished order.
+    """Return the streams to follow: of active accounts that strategies trade on, and of unfinished orders.
 
     A strategy that is paused keeps them: it may hold a position, and orders wait for it. An account that was
     switched off keeps its stream until its last order has ended.

@@ -713,6 +713,21 @@ class TestReconcileCommand:
         with pytest.raises(CommandError, match="--account"):
             call_command("reconcile", f"--account={text}")
 
+    def test_exits_2_for_an_account_that_we_cannot_talk_to(self, exchanges: Exchanges) -> None:
+        account = make_account(exchange="bybit")
+        account.strategy_accounts.all().delete()
+
+        with pytest.raises(CommandError, match="nothing to compare: no adapter for bybit") as failed:
+            call_command("reconcile", "--account", str(account.pk))
+
+        assert failed.value.returncode == 2
+        assert OrderEvent.objects.exists() is False
+
+    def test_says_that_nothing_is_traded(self, capsys: pytest.CaptureFixture[str]) -> None:
+        call_command("reconcile")
+
+        assert "nothing to compare: no strategy trades on an active account" in capsys.readouterr().out
+
     def test_exits_2_for_an_account_that_does_not_exist(self, account: Account) -> None:
         with pytest.raises(CommandError, match="no account 999999"):
             call_command("reconcile", "--account", "999999")

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib import messages
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
@@ -212,6 +213,18 @@ class TestReconcileNow:
         assert open_order(placement) is None
         assert {event.data["by"] for event in OrderEvent.objects.filter(type="OPERATOR")} == {"operator"}
         assert LogEntry.objects.count() == 2
+
+    def test_warns_where_there_is_nothing_to_compare(self, client: Client) -> None:
+        client.force_login(get_user_model().objects.create_superuser("operator"))
+        account = make_account(exchange="bybit")
+        account.strategy_accounts.all().delete()
+
+        chosen = {"action": "reconcile_now", "_selected_action": [account.pk]}
+        answer = client.post(reverse("admin:exchanges_account_changelist"), chosen)
+
+        told = [(one.level, one.message) for one in messages.get_messages(answer.wsgi_request)]
+        words = f"{account}: There is nothing to compare: no adapter for bybit (CRYPTO)"
+        assert told == [(messages.WARNING, words)]
 
     def test_is_not_for_those_who_may_only_look(
         self, client: Client, account: Account, exchange: FakeExchange

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from exchanges.adapters.exceptions import ExchangeError
 from exchanges.models import Account
 from orders.services.switches import operator_log
-from tracking.on_demand import markets_of
+from tracking.on_demand import NothingToCompare, markets_of
 from tracking.reconciliation import Reconciled, reconcile_account
 from tracking.resolver import resolve
 from tracking.watch import StreamKey, streams_wanted
@@ -35,6 +35,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         keys = self._keys(options["account"])
+        if not keys:
+            self.stdout.write("There is nothing to compare: no strategy trades on an active account")
+            return
         check_only: bool = options["check"]
         if not check_only:
             resolve(account_id=options["account"])
@@ -75,7 +78,10 @@ class Command(BaseCommand):
         account = Account.objects.filter(pk=account_id).first()
         if account is None:
             raise CommandError(f"There is no account {account_id}", returncode=2)
-        return markets_of(account)
+        try:
+            return markets_of(account)
+        except NothingToCompare as exc:
+            raise CommandError(str(exc), returncode=2) from None
 
     def _run(self, key: StreamKey, check_only: bool) -> Reconciled:
         """Reconcile one account; wait for a run that is under way and then look for oneself."""
