@@ -112,7 +112,7 @@ class RestClient:
     async def _send_twice(self, call: Call, attempt: Attempt) -> Any:
         began_at = time.monotonic()
         try:
-            return await self._send_once(call, attempt)
+            return await self._send_once(self._departure(call), attempt)
         except _Unreached as exc:
             if not isinstance(exc.error, NotSent) or _is_over(call):
                 raise
@@ -120,12 +120,14 @@ class RestClient:
             if exc.venue_code not in self._clock_codes or not call.signed or _is_over(call):
                 raise
             await self.read_clock(not_before=began_at)
-        return await self._send_once(call, attempt)
+        return await self._send_once(self._departure(call), attempt)
 
-    async def _send_once(self, call: Call, attempt: Attempt) -> Any:
-        departure = Departure(call, self.host.clock, self._sign if call.signed else None)
+    def _departure(self, call: Call) -> Departure:
+        return Departure(call, self.host.clock, self._sign if call.signed else None)
+
+    async def _send_once(self, departure: Departure, attempt: Attempt) -> Any:
         try:
-            answer = await self._converse(call, attempt, departure)
+            answer = await self._converse(departure.call, attempt, departure)
         except ExchangeError as exc:
             self._measure(departure, exc)
             raise
@@ -246,23 +248,23 @@ class RestClient:
                 return
             await self._ask_time()
 
-    async def _ask_time(self) -> float:
-        asked_at = time.monotonic()
-        body = await self._send_beside(Call("GET", self._clock_path, urgent=True, always=True))
-        answered_at = time.monotonic()
+    async def _ask_time(self) -> None:
+        call = Call("GET", self._clock_path, urgent=True, always=True)
+        departure = Departure(call, self.host.clock, None)
+        body = await self._send_beside(departure)
         try:
             server_ms = float(body[self._clock_field])
         except (KeyError, TypeError, ValueError):
             text = self.mask(f"unreadable answer to {self._clock_path}: {body!r}")
             raise OutcomeUnknown(text, venue=self.venue, error_type=ErrorType.UNKNOWN) from None
-        self.host.clock.set(server_ms, asked_at=asked_at, answered_at=answered_at)
-        return answered_at - asked_at
+        # From its first byte on: what the limiter and the handshake took is no part of the way there.
+        self.host.clock.set(server_ms, asked_at=departure.left_at, answered_at=departure.answered_at)
 
-    async def _send_beside(self, call: Call) -> Any:
+    async def _send_beside(self, departure: Departure) -> Any:
         """Send once. Whoever asks beside the orders neither waits for the breaker nor opens it."""
         attempt = self.host.breaker.admit(always=True)
         try:
-            return await self._send_once(call, attempt)
+            return await self._send_once(departure, attempt)
         except _Unreached as exc:
             raise exc.error from None
 

@@ -276,6 +276,31 @@ class TestClock:
         server.script["POST", ORDER] = Reply({"orderId": 7})
         assert await client.send(make_order(send_by=time.monotonic() + 5)) == {"orderId": 7}
 
+    async def test_is_measured_from_the_first_byte_on(
+        self, server: ScriptedServer, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a limiter holds up is no longer on its way: half of it would look like a sleep of ours."""
+        server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": 1_700_000_000_000})
+        client = make_client(server.url, hosts)
+        admit, learn = client.host.limits._admit_urgent, client.host.clock.set
+        held_until, asked_at = [], []
+
+        async def hold(*args: Any) -> None:
+            await admit(*args)
+            await asyncio.sleep(0.01)
+            held_until.append(time.monotonic())
+
+        def note(server_ms: float, **moments: float) -> None:
+            asked_at.append(moments["asked_at"])
+            learn(server_ms, **moments)
+
+        monkeypatch.setattr(client.host.limits, "_admit_urgent", hold)
+        monkeypatch.setattr(client.host.clock, "set", note)
+
+        await client.read_clock()
+
+        assert asked_at[0] >= held_until[0]
+
     async def test_is_read_once_for_many_requests_at_once(self, server: ScriptedServer, hosts: Hosts) -> None:
         server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": 1_700_000_000_000})
         server.script["POST", ORDER] = Reply({"code": -1021, "msg": "Timestamp …"}, status=400)
