@@ -169,13 +169,8 @@ MUTATIONS = (
         (
             (
                 "exchanges/adapters/departure.py",
-                "            now > self.call.send_by or self.call.made_at < self.clock.slept_until\n",
-                "            False\n",
-            ),
-            (
-                "exchanges/adapters/departure.py",
-                "if call is not None and call.send_by is not None and time.monotonic() > call.send_by:",
-                "if False:",
+                "        return call.send_by is not None and (now",
+                "        return False and (now",
             ),
             ("exchanges/adapters/binance/auth.py", "recvWindow={self._recv_window_ms}&", "recvWindow=60000&"),
         ),

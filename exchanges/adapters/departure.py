@@ -40,7 +40,8 @@ class Call:
     `query` is percent-encoded already: what is signed is what is sent. `changes`: the exchange's state
     is different afterwards, so it must not be sent twice. `urgent`: an order or a cancel. `always`: tried
     although the host seems dead, as cancels are. `orders` is what it costs of the account's order windows,
-    in the order of RateRules.order_windows.
+    in the order of RateRules.order_windows. `planned_at`: when it was decided on, before it was written down;
+    what has a deadline is held back where the machine has slept since.
     """
 
     method: str
@@ -55,7 +56,7 @@ class Call:
     changes: bool = False
     always: bool = False
     send_by: float | None = None
-    made_at: float = field(default_factory=time.monotonic)
+    planned_at: float = field(default_factory=time.monotonic)
     seconds: float | None = None  # None: the client's own
 
 
@@ -104,14 +105,16 @@ class Departure:
     left_at: float = 0.0
     answered_at: float = 0.0
 
+    def is_too_late(self, now: float) -> bool:
+        call = self.call
+        return call.send_by is not None and (now > call.send_by or call.planned_at < self.clock.slept_until)
+
     def leave(self) -> Signed:
         """Last check and signature; from here on the request counts as sent."""
         if self.has_left and self.call.changes:
             raise SecondSend
         now = time.monotonic()
-        if self.call.send_by is not None and (
-            now > self.call.send_by or self.call.made_at < self.clock.slept_until
-        ):
+        if self.is_too_late(now):
             raise TooLate
         self.has_left, self.left_at = True, now
         if self.call.urgent and self.call.changes and (hear := departures.get()) is not None:
@@ -156,10 +159,9 @@ class LastCheckRequest(aiohttp.ClientRequest):
         self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
     ) -> None:
         # A body is written by a task of its own, headers and all: check once more.
-        call = self._departure.call if self._departure is not None else None
-        if call is not None and call.send_by is not None and time.monotonic() > call.send_by:
-            assert self._departure is not None
-            self._departure.has_left = False
+        departure = self._departure
+        if departure is not None and departure.is_too_late(time.monotonic()):
+            departure.has_left = False
             if conn.protocol is not None:
                 conn.protocol.set_exception(TooLate())
             return

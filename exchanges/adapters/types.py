@@ -6,6 +6,7 @@ Units:  quantities in base asset (contracts on a futures venue with contracts), 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -154,7 +155,8 @@ class OrderRequest:
     """One order to be placed.
 
     `send_by_monotonic` is on this process's `time.monotonic()` clock, in seconds: the request
-    must not be written to a socket after it. None: no deadline.
+    must not be written to a socket after it. None: no deadline. `planned_at_monotonic`, on the same clock, is
+    when it was decided on: that clock stands still while a machine sleeps, and so does the deadline.
     """
 
     client_order_id: str
@@ -167,6 +169,7 @@ class OrderRequest:
     reduce_only: bool = False
     time_in_force: TimeInForce = TimeInForce.GTC
     send_by_monotonic: float | None = None
+    planned_at_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

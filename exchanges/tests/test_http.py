@@ -266,11 +266,11 @@ class TestClock:
         server_ms += 60_000
         server.script["POST", ORDER] = Reply(late, status=400)
 
-        waiting = make_order(send_by=time.monotonic() + 5)  # made before the sleep, sent after it
+        planned_at = time.monotonic()  # before the sleep; what is sent after it is made after it, too
         with pytest.raises(NotSent):
-            await client.send(make_order(send_by=time.monotonic() + 5))
+            await client.send(make_order(send_by=planned_at + 5, planned_at=planned_at))
         with pytest.raises(NotSent):
-            await client.send(waiting)
+            await client.send(make_order(send_by=planned_at + 5, planned_at=planned_at))
 
         assert server.paths().count(f"POST {ORDER}") == 1
         server.script["POST", ORDER] = Reply({"orderId": 7})

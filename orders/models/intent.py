@@ -164,7 +164,7 @@ class Placement(QuickModel):
         """The exchange counts more as filled than we have booked."""
         return bool(self.exchange_filled_quantity > self.filled_quantity)
 
-    def to_request(self, *, send_by_monotonic: float | None) -> OrderRequest:
+    def to_request(self, *, planned_at_monotonic: float, send_by_monotonic: float | None) -> OrderRequest:
         intent = self.intent
         return OrderRequest(
             client_order_id=self.client_order_id,
@@ -176,6 +176,7 @@ class Placement(QuickModel):
             stop_price=intent.stop_price,
             reduce_only=intent.reduce_only,
             send_by_monotonic=send_by_monotonic,
+            planned_at_monotonic=planned_at_monotonic,
         )
 
     @property

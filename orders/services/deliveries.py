@@ -275,8 +275,7 @@ def _carry_out(
     if going:
         accounts = {placement.account_id: placement.account for placement in going}
         leverage = submission.leverage_needed(going)
-        send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
-        work = submission.Dispatch(going, accounts, send_by, clock, leverage)
+        work = submission.Dispatch(going, accounts, clock.at, clock, leverage)
         applied.merge(submission.dispatch(work))
     after_dispatch(applied)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from django.conf import settings
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
 from structlog.contextvars import bind_contextvars
 from ulid import ULID
@@ -394,11 +393,13 @@ class _Intake:
 
     def _send(self, accepted: Accepted) -> Applied:
         """Cancels go before the orders of their account; accounts side by side."""
-        # Counted from the moment that the placements' own `send_by` was counted from.
-        send_by = self.clock.monotonic(accepted.planned_at) + settings.SUBMIT_WITHIN_SECONDS
+        # The moment that the placements' own `send_by` was counted from.
+        planned_at = self.clock.monotonic(accepted.planned_at)
 
         def work(placements: list[Any]) -> submission.Dispatch:
-            return submission.Dispatch(placements, accepted.accounts, send_by, self.clock, accepted.leverage)
+            return submission.Dispatch(
+                placements, accepted.accounts, planned_at, self.clock, accepted.leverage
+            )
 
         def answered(at: float) -> None:
             self.incoming.note("submitted_ms", at)

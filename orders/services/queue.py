@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
@@ -308,8 +307,8 @@ def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
     sent = CancelsSent(claim.moves)
     applied = Applied()
     if claim.placements:
-        send_by = clock.monotonic(claim.now) + settings.SUBMIT_WITHIN_SECONDS
-        work = submission.Dispatch(claim.placements, claim.accounts, send_by, clock, claim.leverage)
+        planned_at = clock.monotonic(claim.now)
+        work = submission.Dispatch(claim.placements, claim.accounts, planned_at, clock, claim.leverage)
         applied.merge(submission.dispatch(work))
     elif sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers

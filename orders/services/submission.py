@@ -53,11 +53,14 @@ Answers = list[OrderReport | ExchangeError]
 
 @dataclass(slots=True)
 class Dispatch:
-    """Placements to be sent, with what sending them needs. Built inside the planning transaction."""
+    """Placements to be sent, with what sending them needs. Built inside the planning transaction.
+
+    `planned_at_monotonic`: what the placements' own `send_by` is counted from, on this process's clock.
+    """
 
     placements: Sequence[Placement]  # each with its intent
     accounts: dict[int, Account]
-    send_by_monotonic: float
+    planned_at_monotonic: float
     clock: DatabaseClock
     leverage: dict[int, int] = field(default_factory=dict)  # book id -> what the exchange is to be told
 
@@ -184,7 +187,7 @@ class _Lane:
                 f"the account cannot be used: {type(exc).__name__}", error_type=ErrorType.UNKNOWN
             )
         self._venue = work.accounts[first.account_id].exchange
-        self._send_by = work.send_by_monotonic
+        self._planned_at = work.planned_at_monotonic
         market = [p for p in placements if p.intent.order_type == OrderType.MARKET]
         rest = [p for p in placements if p.intent.order_type != OrderType.MARKET]
         self._steps = [step for step in (market, rest) if step]
@@ -198,7 +201,11 @@ class _Lane:
         if not self._steps:
             return
         self._current = self._steps.pop(0)
-        requests = [p.to_request(send_by_monotonic=self._send_by) for p in self._current]
+        send_by = self._planned_at + settings.SUBMIT_WITHIN_SECONDS
+        requests = [
+            p.to_request(planned_at_monotonic=self._planned_at, send_by_monotonic=send_by)
+            for p in self._current
+        ]
         waiting[runtime.spawn(self._send(requests))] = self
 
     async def _send(self, requests: Sequence[OrderRequest]) -> Answers:
@@ -254,8 +261,7 @@ def send_written(placements: Sequence[Placement], *, clock: DatabaseClock) -> Ap
     if not placements:
         return Applied()
     accounts = Account.objects.in_bulk({placement.account_id for placement in placements})
-    send_by = clock.at + settings.SUBMIT_WITHIN_SECONDS
-    return dispatch(Dispatch(placements, accounts, send_by, clock, leverage_needed(placements)))
+    return dispatch(Dispatch(placements, accounts, clock.at, clock, leverage_needed(placements)))
 
 
 def place_anew(*, intent_ids: Iterable[int], source: str) -> Applied:

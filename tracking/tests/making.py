@@ -110,7 +110,7 @@ def make_orders(
 def send(account: Account, placements: Iterable[Placement]) -> None:
     """Send orders that are written down, and record the answers."""
     work = submission.Dispatch(
-        list(placements), {account.pk: account}, time.monotonic() + 10, DatabaseClock(database_now())
+        list(placements), {account.pk: account}, time.monotonic(), DatabaseClock(database_now())
     )
     submission.dispatch(work)
 

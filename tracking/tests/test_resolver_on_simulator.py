@@ -5,6 +5,7 @@ What counts at the end is the exchange's ledger: no order lives twice, none is f
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -120,7 +121,8 @@ class TestAnOrderThatIsThere:
     ) -> None:
         placement = write(market, kind)
         exchange = access.exchange_for(market.account, market.market_type)
-        (placed,) = runtime.run(exchange.place_orders([placement.to_request(send_by_monotonic=None)]), 5)
+        request = placement.to_request(planned_at_monotonic=time.monotonic(), send_by_monotonic=None)
+        (placed,) = runtime.run(exchange.place_orders([request]), 5)
         assert isinstance(placed, OrderReport)
         let_time_pass()
 
@@ -132,7 +134,7 @@ class TestAnOrderThatIsThere:
         """Futures burn no id, but two requests under one id are one order: the second one is refused."""
         placement = write(futures, LIMIT)
         exchange = access.exchange_for(futures.account, futures.market_type)
-        request = placement.to_request(send_by_monotonic=None)
+        request = placement.to_request(planned_at_monotonic=time.monotonic(), send_by_monotonic=None)
         runtime.run(exchange.place_orders([request]), 5)
         send(futures.account, [placement])
         order = open_order(placement)

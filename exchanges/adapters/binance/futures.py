@@ -137,6 +137,7 @@ class BinanceFutures(BinanceExchange):
                 urgent=True,
                 changes=True,
                 send_by=earliest(requests),
+                planned_at=min(request.planned_at_monotonic for request in requests),
             )
         )
         return self._results(body, [(request.symbol, request.client_order_id) for request in requests])

@@ -108,6 +108,7 @@ class BinanceSpot(BinanceExchange):
                 urgent=True,
                 changes=True,
                 send_by=request.send_by_monotonic,
+                planned_at=request.planned_at_monotonic,
             )
         )
         with self._reading(body):
