@@ -10,6 +10,7 @@ Units: `*_ms` are milliseconds of the exchange's clock; deadlines are `time.mono
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -60,18 +61,28 @@ class Call:
     seconds: float | None = None  # None: the client's own
 
 
+def _wall_ahead_ms() -> float:
+    return (time.time() - time.monotonic()) * 1000
+
+
 class Clock:
     """The exchange's time, kept by our monotonic clock so that no step of the wall clock moves it.
 
     That clock stands still while a machine is suspended, and with it every deadline. The exchange's own goes
-    on: where it is found ahead of ours, `slept_until` says which calls may be older than they look.
+    on: where it is found ahead of ours, `slept_until` says which calls may be older than they look. Until it
+    was measured the wall clock stands for it. One that is behind looks like a sleep, the first time: what was
+    planned before is held back, for nobody can tell.
     """
 
+    began_ahead_ms = _wall_ahead_ms()  # when the process began
+
     def __init__(self) -> None:
-        self._ahead_ms = (time.time() - time.monotonic()) * 1000
+        self._ahead_ms = _wall_ahead_ms()
         self.is_measured = False
         self.measured_at = 0.0
-        self.slept_until = 0.0
+        # The wall clock is set right after a sleep: that one cannot be seen by a measurement any more.
+        slept = self._ahead_ms - self.began_ahead_ms > SLEPT_MS
+        self.slept_until = time.monotonic() if slept else 0.0
         self.lock = asyncio.Lock()
 
     def now_ms(self) -> int:
@@ -80,10 +91,17 @@ class Clock:
     def set(self, server_ms: float, *, asked_at: float, answered_at: float) -> None:
         """Take the server's time as it was half-way between question and answer."""
         ahead_ms = server_ms - (asked_at + answered_at) * 500
-        if self.is_measured and ahead_ms - self._ahead_ms > SLEPT_MS:
+        if ahead_ms - self._ahead_ms > SLEPT_MS:
             self.slept_until = answered_at
         self._ahead_ms = ahead_ms
         self.is_measured, self.measured_at = True, answered_at
+
+    @classmethod
+    def begin(cls) -> None:
+        cls.began_ahead_ms = _wall_ahead_ms()
+
+
+os.register_at_fork(after_in_child=Clock.begin)
 
 
 class NeverLeft(Exception):

@@ -200,6 +200,7 @@ def _quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def futures(server: ScriptedServer, hosts: Hosts) -> BinanceFutures:
     server.script["GET", "/fapi/v1/exchangeInfo"] = Reply(payload("futures_exchange_info"))
+    server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": 1700000000000})
     server.script["POST", "/fapi/v1/listenKey"] = Reply({"listenKey": LISTEN_KEY})
     server.script["PUT", "/fapi/v1/listenKey"] = Reply({"listenKey": LISTEN_KEY})
     credentials = Credentials(API_KEY, "secret-12345")
@@ -226,6 +227,7 @@ class TestFuturesUserStream:
             server.tell(payload("futures_algo_update"))
             await listener.until(lambda events: len(events) == 4)
         assert server.heard == [f"/private/ws/{LISTEN_KEY}"]
+        assert len(server.sent_to("/fapi/v1/time")) == 1  # the first order need not find out that it is off
         (post,) = server.sent_to("/fapi/v1/listenKey")
         assert (post.query, post.headers["X-MBX-APIKEY"]) == ("", API_KEY)
         states, reports = listener.events[:2], listener.events[2:]

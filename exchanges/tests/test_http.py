@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, judge_for
-from exchanges.adapters.departure import Call, Signed
+from exchanges.adapters.departure import Call, Clock, Signed
 from exchanges.adapters.exceptions import (
     ErrorType,
     InsufficientFunds,
@@ -275,6 +276,43 @@ class TestClock:
         assert server.paths().count(f"POST {ORDER}") == 1
         server.script["POST", ORDER] = Reply({"orderId": 7})
         assert await client.send(make_order(send_by=time.monotonic() + 5)) == {"orderId": 7}
+
+    async def test_is_held_against_the_wall_clock_until_it_was_measured(
+        self, server: ScriptedServer, hosts: Hosts
+    ) -> None:
+        server_ms = (time.time() + 60) * 1000
+        server.script["GET", "/fapi/v1/time"] = Reply({"serverTime": server_ms})
+        server.script["POST", ORDER] = Reply({"code": -1021, "msg": "Timestamp …"}, status=400)
+        client = make_client(server.url, hosts)
+
+        with pytest.raises(NotSent):
+            await client.send(make_order(send_by=time.monotonic() + 5))
+
+        assert server.paths() == [f"POST {ORDER}", "GET /fapi/v1/time"]
+
+    async def test_of_a_host_that_nobody_asked_before_the_sleep_tells_of_it(
+        self, server: ScriptedServer, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wall clock was set right when the machine woke up: no signature would be refused."""
+        server.script["POST", ORDER] = Reply({"orderId": 7})
+        planned_at = time.monotonic()
+        monkeypatch.setattr(Clock, "began_ahead_ms", Clock.began_ahead_ms - 60_000)
+        client = make_client(server.url, hosts)
+
+        with pytest.raises(NotSent):
+            await client.send(make_order(send_by=planned_at + 5, planned_at=planned_at))
+
+        assert server.requests == []
+        assert await client.send(make_order(send_by=time.monotonic() + 5)) == {"orderId": 7}
+
+    def test_takes_a_new_look_in_a_forked_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker may be forked days after its parent began, and the machine may have slept since."""
+        monkeypatch.setattr(Clock, "began_ahead_ms", 0.0)
+        pid = os.fork()
+        if pid == 0:  # the child: no pytest in here
+            os._exit(0 if Clock().slept_until == 0.0 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert Clock().slept_until > 0
 
     async def test_is_measured_from_the_first_byte_on(
         self, server: ScriptedServer, hosts: Hosts, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,14 @@ class TestOrdersPlannedBeforeTheSleep:
         for placement in Placement.objects.select_related("intent"):
             assert placement.intent.home != Home.EXCHANGE
 
+    def test_are_held_back_by_a_process_that_has_not_asked_for_the_time_yet(self, market: Market) -> None:
+        work = plan(market)
+
+        with slept(market):
+            submission.dispatch(work)
+
+        assert accepted(market) == {}
+
     def test_are_held_back_where_the_sleep_was_noticed_before_they_were_sent(self, market: Market) -> None:
         learn_clock(market)
         work = plan(market)

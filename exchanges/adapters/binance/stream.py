@@ -164,6 +164,7 @@ class FuturesStream(BinanceStream):
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        await self._rest.read_clock()  # for the orders that this process sends, which are signed
         listen_key = (await self._listen_key("POST"))["listenKey"]
         self.mask.add(listen_key)
         async with self._socket(f"{self._url}/private/ws/{listen_key}") as socket:
