@@ -75,7 +75,10 @@ class Exchange(ABC):
 
     @abstractmethod
     async def cancel_orders(self, refs: Sequence[OrderRef]) -> list[OrderReport | ExchangeError]:
-        """Cancel orders; one result per ref, in order. "Already gone" is OrderNotFound: fetch then."""
+        """Cancel orders; one result per ref, in order. "Already gone" is OrderNotFound: fetch then.
+
+        NotSent where a ref's deadline has passed.
+        """
 
     @abstractmethod
     async def fetch_order(self, ref: OrderRef) -> OrderReport:

@@ -374,6 +374,8 @@ class FakeExchange(Exchange):
         return self._lost.get(request.client_order_id, order)
 
     def _cancel(self, ref: OrderRef) -> OrderReport | ExchangeError:
+        if ref.send_by_monotonic is not None and time.monotonic() > ref.send_by_monotonic:
+            return NotSent("the deadline had passed before the cancel could leave", venue=self.venue)
         self.cancelled.append(ref)
         failure = self._cancel_failures.get(ref.client_order_id or "", self.fails_with)
         if failure is not None:

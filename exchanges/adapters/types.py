@@ -180,6 +180,7 @@ class OrderRef:
     `child_order_id`: the order that a triggered conditional order became, where that has an id of its own.
     `only_waiting`: a cancel means the conditional order while it waits, never the one that it has become.
     `placed_at`: no earlier than that it was sent, where that is known; it is no part of the name.
+    `send_by_monotonic` and `planned_at_monotonic` are for its cancel what they are for an OrderRequest.
     """
 
     symbol: str
@@ -189,6 +190,8 @@ class OrderRef:
     child_order_id: str | None = None
     placed_at: datetime | None = field(default=None, compare=False)
     only_waiting: bool = field(default=False, compare=False)
+    send_by_monotonic: float | None = field(default=None, compare=False)
+    planned_at_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,6 +289,33 @@ class TestFuturesCancelOrders:
         )
         assert type(result) is exc.OrderNotFound
 
+    async def test_leaves_late_where_it_was_asked_for_and_not_where_it_has_a_deadline(
+        self, server: ScriptedServer, make: Make
+    ) -> None:
+        def gone(request: Request) -> Reply:
+            names = json.loads(request.params["origClientOrderIdList"])
+            rows = [payload("futures_order") | {"clientOrderId": n, "status": "CANCELED"} for n in names]
+            return Reply(rows)
+
+        server.script["DELETE", BATCH] = gone
+        late = time.monotonic() - 1
+        refs = [
+            OrderRef("BTC/USDT", "late0", send_by_monotonic=late),
+            OrderRef("BTC/USDT", "asked0"),
+            OrderRef("BTC/USDT", "late1", send_by_monotonic=late),
+            OrderRef("BTC/USDT", "asked1"),
+            OrderRef("BTC/USDT", "late2", conditional=True, send_by_monotonic=late),
+            OrderRef("BTC/USDT", "late3", "1", conditional=True, child_order_id="2", send_by_monotonic=late),
+        ]
+
+        results = await make(BinanceFutures).cancel_orders(refs)
+
+        assert [type(one) for one in results] == [
+            exc.NotSent, OrderReport, exc.NotSent, OrderReport, exc.NotSent, exc.NotSent,
+        ]  # fmt: skip
+        (request,) = server.requests
+        assert request.params["origClientOrderIdList"] == '["asked0","asked1"]'
+
 
 class TestFuturesFetchOrder:
     async def test_follows_a_triggered_conditional_order_to_its_child(
@@ -643,6 +670,16 @@ class TestSpotCancelOrders:
         server.script["DELETE", SPOT_ORDER] = Reply({"code": -2011, "msg": "Unknown order sent."}, status=400)
         (result,) = await make(BinanceSpot).cancel_orders([OrderRef("ETH/BTC", "th01JD0004", "4")])
         assert type(result) is exc.OrderNotFound
+
+    async def test_leaves_late_where_it_was_asked_for_and_not_where_it_has_a_deadline(
+        self, server: ScriptedServer, make: Make
+    ) -> None:
+        server.script["DELETE", SPOT_ORDER] = Reply(payload("spot_cancel"))
+        late = OrderRef("ETH/BTC", "th01JD0003", send_by_monotonic=time.monotonic() - 1)
+        asked = OrderRef("ETH/BTC", "th01JD0004")
+        results = await make(BinanceSpot).cancel_orders([late, asked])
+        assert [type(one) for one in results] == [exc.NotSent, OrderReport]
+        assert len(server.requests) == 1
 
 
 class TestSpotAccount:

@@ -90,26 +90,32 @@ def cancels_send(*, intent_ids: Iterable[int], source: str, now: datetime) -> Ap
     Safe to repeat: an order that is gone by then is fetched and its end is applied.
     """
     clock = DatabaseClock(now)
-    sent = CancelsSent(_claim(list(intent_ids), source=source, now=now))
+    sent = CancelsSent(_claim(list(intent_ids), source=source, now=now), clock=clock)
     if sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers
-    return sent.record(source=source, clock=clock)
+    return sent.record(source=source)
 
 
 class CancelsSent:
-    """Cancels of orders that stand as CANCELING: on their way from the moment this is made."""
+    """Cancels of orders that stand as CANCELING: on their way from the moment this is made.
 
-    def __init__(self, orders: Iterable[OpenOrder]) -> None:
+    What was asked for is canceled however late. What only gives way to a better order is left alone once the
+    resolver may have found it alive: by then it may be wanted again.
+    """
+
+    def __init__(self, orders: Iterable[OpenOrder], *, clock: DatabaseClock) -> None:
+        self._clock = clock
         groups: dict[tuple[int, str], list[OpenOrder]] = defaultdict(list)
         for order in orders:
             groups[order.account_id, order.intent.market_type].append(order)
-        self._started = [(group, runtime.spawn(_send(*_way_out(group)))) for group in groups.values()]
+        ways_out = [(group, _way_out(group, clock)) for group in groups.values()]
+        self._started = [(group, runtime.spawn(_send(*way_out))) for group, way_out in ways_out]
 
     @property
     def is_waiting(self) -> bool:
         return bool(self._started)
 
-    def record(self, *, source: str, clock: DatabaseClock) -> Applied:
+    def record(self, *, source: str) -> Applied:
         """Wait for the answers and record them."""
         applied = Applied()
         for group, future in self._started:
@@ -122,7 +128,7 @@ class CancelsSent:
                 # A fault of our own: the orders stay CANCELING, and the resolver looks after their deadline.
                 logger.exception("Canceling %s orders broke", len(group))
                 continue
-            applied.merge(_record(group, results, source=source, now=clock.now()))
+            applied.merge(_record(group, results, source=source, now=self._clock.now()))
         return applied
 
 
@@ -133,16 +139,21 @@ def _give_connection_back(future: Future[Results]) -> None:
         connection.close()
 
 
-def _way_out(group: Sequence[OpenOrder]) -> tuple[OpenOrder, list[OrderRef]]:
-    return group[0], [
-        replace(order.placement.to_ref(), only_waiting=_gives_way_only(order)) for order in group
-    ]
+def _way_out(group: Sequence[OpenOrder], clock: DatabaseClock) -> tuple[OpenOrder, list[OrderRef]]:
+    return group[0], [_ref(order, clock) for order in group]
 
 
-def _gives_way_only(order: OpenOrder) -> bool:
-    """Tell whether an order is canceled for a better one alone: not at any price, then."""
-    is_too_large = order.placement.remaining_quantity > order.intent.remaining_quantity
-    return order.cancel_reason == CancelReason.MOVE_BACK and not is_too_large
+def _ref(order: OpenOrder, clock: DatabaseClock) -> OrderRef:
+    ref = order.placement.to_ref()
+    if order.cancel_reason != CancelReason.MOVE_BACK or order.ask_at is None:
+        return ref
+    return replace(
+        ref,
+        # Canceled for a better one alone, and not because it is too large: not at any price, then.
+        only_waiting=order.placement.remaining_quantity <= order.intent.remaining_quantity,
+        planned_at_monotonic=clock.monotonic(order.updated_at),
+        send_by_monotonic=clock.monotonic(order.ask_at),
+    )
 
 
 def _claim(intent_ids: list[int], *, source: str, now: datetime) -> list[OpenOrder]:

@@ -64,7 +64,7 @@ def strays_cancel(placement_ids: Collection[int]) -> Applied:
     orders = [OpenOrder(intent=row.intent, placement=row, account=row.account) for row in rows]
     for order in orders:
         logger.error("%s lives beside its successor: canceling it", order.placement.client_order_id)
-    return CancelsSent(orders).record(source=EventSource.ANSWER, clock=DatabaseClock.ask())
+    return CancelsSent(orders, clock=DatabaseClock.ask()).record(source=EventSource.ANSWER)
 
 
 def shrink(intent_ids: Collection[int], *, source: str) -> Applied:
@@ -94,4 +94,4 @@ def shrink(intent_ids: Collection[int], *, source: str) -> Applied:
         writes.run()
         if orders:
             events.publish(events.EventsLogged())
-    return CancelsSent(orders).record(source=source, clock=clock)
+    return CancelsSent(orders, clock=clock).record(source=source)

@@ -404,12 +404,12 @@ class _Intake:
         def answered(at: float) -> None:
             self.incoming.note("submitted_ms", at)
 
-        moved = CancelsSent(accepted.moves)  # on their way beside everything else
+        moved = CancelsSent(accepted.moves, clock=self.clock)  # on their way beside everything else
         if not accepted.cancel_intents:
             applied = submission.dispatch(work(accepted.placements), on_answer=answered)
         else:
             applied = self._send_by_account(accepted, work, answered)
-        applied.merge(moved.record(source=EventSource.ANSWER, clock=self.clock))
+        applied.merge(moved.record(source=EventSource.ANSWER))
         applied.moved_books |= {order.book_id for order in accepted.moves}
         again = accepted.queued_books if accepted.failed else ()
         applied.merge(deliveries.after_dispatch(applied, books=again))

@@ -304,7 +304,7 @@ AT_VERSION = "COALESCE((SELECT version FROM exchanges_configversion WHERE id = 1
 
 def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
     """Send what was claimed: cancels and submissions side by side."""
-    sent = CancelsSent(claim.moves)
+    sent = CancelsSent(claim.moves, clock=clock)
     applied = Applied()
     if claim.placements:
         planned_at = clock.monotonic(claim.now)
@@ -312,7 +312,7 @@ def carry_out(claim: Claim, *, clock: DatabaseClock) -> Applied:
         applied.merge(submission.dispatch(work))
     elif sent.is_waiting and not connection.in_atomic_block:
         connection.close()  # others need it while the exchange answers
-    applied.merge(sent.record(source=EventSource.ANSWER, clock=clock))
+    applied.merge(sent.record(source=EventSource.ANSWER))
     # Also where a stream was faster and recorded that they ended: this is who gives their slots away.
     applied.moved_books |= {order.book_id for order in claim.moves}
     return applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from exchanges import access, runtime
 from orders.clock import DatabaseClock, database_now
-from orders.models import Home, Placement
+from orders.models import CancelReason, EventSource, Home, OpenOrder, Placement
 from orders.services import submission
+from orders.services.cancellation import CancelsSent
+from orders.states import OrderStatus
 from tracking.tests.test_on_simulator import Market, market
 
 __all__ = ["market"]
@@ -86,3 +89,23 @@ class TestOrdersPlannedBeforeTheSleep:
             submission.dispatch(work)
             (placement,) = market.rest({"price": Decimal(80000)})
             assert accepted(market) == {placement.client_order_id: 1}
+
+
+class TestCancelsPlannedBeforeTheSleep:
+    @pytest.mark.parametrize(
+        ("reason", "status"), [(CancelReason.MOVE_BACK, "NEW"), (CancelReason.REQUESTED, "CANCELED")]
+    )
+    def test_are_held_back_unless_they_were_asked_for(self, market: Market, reason: str, status: str) -> None:
+        learn_clock(market)
+        (placement,) = market.rest()
+        clock = DatabaseClock(database_now())
+        order = OpenOrder.objects.select_related("intent", "account").get()
+        order.placement, order.status, order.cancel_reason = placement, OrderStatus.CANCELING, reason
+        order.updated_at, order.ask_at = clock.read, clock.read + timedelta(seconds=10)
+        order.save()
+
+        with slept(market):
+            CancelsSent([order], clock=clock).record(source=EventSource.ANSWER)
+
+        (there,) = market.simulator.orders(client_order_id_prefix=placement.client_order_id)
+        assert there["status"] == status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -29,6 +30,7 @@ from orders.tests.factories import (
     Exchanges,
     Gate,
     accepted_only,
+    elsewhere,
     let_lease_end,
     limit,
     make_account,
@@ -144,6 +146,74 @@ class TestProcessThatDied:
         deliveries_take_over()
 
         assert (resting(), waiting()) == ([90_001, 90_002, 95_000], [90_000])
+
+
+class TestProcessThatWasFrozen:
+    """It has claimed an order that is to be moved back, and thaws when its cancel may not leave any more."""
+
+    @pytest.fixture(autouse=True)
+    def _impatient(self, follower: StrategyAccount, settings: Settings) -> None:
+        settings.EXCHANGE_TIMEOUT_SECONDS = 0.3
+
+    def test_leaves_alone_what_others_have_found_alive(
+        self, follower: StrategyAccount, exchanges: Exchanges
+    ) -> None:
+        fake = exchanges.of(follower)
+
+        def others() -> None:
+            fake.fill(placement_at(90_002).client_order_id, announce=False)  # its slot is the better one's
+            OpenOrder.objects.update(ask_at=database_now() - timedelta(seconds=1))
+            resolve()
+            assert (resting(), waiting()) == ([90_000, 90_001, 95_000], [])
+
+        async def freeze(refs: Any) -> None:
+            fake.before_cancelling = None
+            await asyncio.sleep(0.4)
+            await elsewhere(others)
+
+        fake.before_cancelling = freeze
+
+        post(limit(95_000))
+
+        assert [ref.client_order_id for call in fake.cancel_calls for ref in call] == [
+            placement_at(90_000).client_order_id
+        ]
+        assert fake.cancelled == []
+        assert (resting(), waiting()) == ([90_000, 90_001, 95_000], [])
+        assert not FailedOrder.objects.exists()
+
+    def test_leaves_it_to_be_found_alive_and_moved_back_anew(
+        self, follower: StrategyAccount, exchanges: Exchanges, settings: Settings
+    ) -> None:
+        fake = exchanges.of(follower)
+
+        async def freeze(refs: Any) -> None:
+            fake.before_cancelling, settings.EXCHANGE_TIMEOUT_SECONDS = None, 10
+            await asyncio.sleep(0.4)
+
+        fake.before_cancelling = freeze
+
+        post(limit(95_000))
+
+        assert (resting(), waiting(), fake.cancelled) == ([90_001, 90_002], [95_000], [])
+        assert OpenOrder.objects.get(status=OrderStatus.CANCELING).intent.price == 90_000
+        wait_until(lambda: resolve() > 0, seconds=5)
+        assert (resting(), waiting()) == ([90_001, 90_002, 95_000], [90_000])
+        assert len(fake.cancelled) == 1
+        assert not FailedOrder.objects.exists()
+
+    def test_still_cancels_what_was_asked_for(self, follower: StrategyAccount, exchanges: Exchanges) -> None:
+        fake = exchanges.of(follower)
+
+        async def freeze(refs: Any) -> None:
+            await asyncio.sleep(0.4)
+
+        fake.before_cancelling = freeze
+
+        post({"order_type": "CANCEL", "order_id": placement_at(90_002).client_order_id})
+
+        assert len(fake.cancelled) == 1
+        assert (resting(), waiting()) == ([90_000, 90_001], [])
 
 
 class TestResolver:

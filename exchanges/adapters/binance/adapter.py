@@ -360,6 +360,6 @@ def order_numbers(request: OrderRequest, *, stop_field: str) -> Params:
     return params
 
 
-def earliest(requests: Sequence[OrderRequest]) -> float | None:
-    deadlines = [one.send_by_monotonic for one in requests if one.send_by_monotonic is not None]
+def earliest(sent: Sequence[OrderRequest | OrderRef]) -> float | None:
+    deadlines = [one.send_by_monotonic for one in sent if one.send_by_monotonic is not None]
     return min(deadlines, default=None)

@@ -190,13 +190,15 @@ class BinanceFutures(BinanceExchange):
 
     def _cancel_chunks(self, items: list[tuple[int, OrderRef]]) -> list[list[tuple[int, OrderRef]]]:
         chunks: list[list[tuple[int, OrderRef]]] = []
-        groups: dict[tuple[str, bool], list[tuple[int, OrderRef]]] = {}
+        groups: dict[tuple[str, bool, float | None], list[tuple[int, OrderRef]]] = {}
         for item in items:
             ref = item[1]
             if ref.conditional:
                 chunks.append([item])
             else:
-                groups.setdefault((ref.symbol, bool(ref.client_order_id)), []).append(item)
+                # What must leave, however late, does not share a request with what must not.
+                key = ref.symbol, bool(ref.client_order_id), ref.send_by_monotonic
+                groups.setdefault(key, []).append(item)
         for group in groups.values():
             chunks += _in_chunks(group, CANCEL_BATCH)
         return chunks
@@ -218,13 +220,13 @@ class BinanceFutures(BinanceExchange):
             values: list[object] = list(ids) if field == "origClientOrderId" else [int(one) for one in ids]
             path, named = _BATCH, [(f"{field}List", compact_json(values))]
         params = [("symbol", self.venue_symbol(refs[0].symbol)), *named]
-        body = await self._rest.send(_cancel_call(path, params))
+        body = await self._rest.send(_cancel_call(path, params, refs))
         return self._results(body, [(ref.symbol, name) for ref, name in zip(refs, ids, strict=True)])
 
     async def _cancel_conditional(self, ref: OrderRef) -> Result:
         if not ref.child_order_id:
             try:
-                body = await self._rest.send(_cancel_call(_ALGO, [_algo_name(ref)]))
+                body = await self._rest.send(_cancel_call(_ALGO, [_algo_name(ref)], [ref]))
                 with self._reading(body):
                     return _cancelled_algo(body, ref)
             except OrderNotFound as gone:
@@ -237,7 +239,7 @@ class BinanceFutures(BinanceExchange):
                 )
         if ref.only_waiting:
             return await self.fetch_order(ref)
-        child = OrderRef(symbol=ref.symbol, exchange_order_id=ref.child_order_id)
+        child = replace(ref, exchange_order_id=ref.child_order_id, client_order_id=None, conditional=False)
         (result,) = await self._cancel_plain([child])
         return _as_parent(result, ref) if isinstance(result, OrderReport) else result
 
@@ -490,9 +492,18 @@ def _merge_lists(plain: Sequence[ListedOrder], algo: Sequence[ListedOrder]) -> l
     return [*children.values(), *merged, *unreadable]
 
 
-def _cancel_call(path: str, params: Params) -> Call:
+def _cancel_call(path: str, params: Params, refs: Sequence[OrderRef]) -> Call:
     return Call(
-        "DELETE", path, encode_query(params), signed=True, weight=1, urgent=True, changes=True, always=True
+        "DELETE",
+        path,
+        encode_query(params),
+        signed=True,
+        weight=1,
+        urgent=True,
+        changes=True,
+        always=True,
+        send_by=earliest(refs),
+        planned_at=min(ref.planned_at_monotonic for ref in refs),
     )
 
 

@@ -127,6 +127,8 @@ class BinanceSpot(BinanceExchange):
                 urgent=True,
                 changes=True,
                 always=True,
+                send_by=ref.send_by_monotonic,
+                planned_at=ref.planned_at_monotonic,
             )
         )
         with self._reading(body):
