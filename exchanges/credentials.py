@@ -1,10 +1,11 @@
-"""Changing the key that the stored credentials are encrypted with."""
+"""Stored credentials: keeping them out of texts, and changing the key that they are encrypted with."""
 
 from __future__ import annotations
 
 from cryptography.fernet import InvalidToken
 from django.db import transaction
 
+from exchanges.adapters.secrets import Masker
 from exchanges.fields import reencrypt
 from exchanges.models import Account
 
@@ -17,6 +18,15 @@ class UnreadableCredentials(Exception):
     def __init__(self, accounts: list[str]) -> None:
         self.accounts = accounts
         super().__init__(", ".join(accounts))
+
+
+def masker_for(account: Account) -> Masker:
+    """Return what takes the account's secrets out of a text."""
+    try:
+        keys = account.credentials
+    except InvalidToken:
+        return Masker()  # keys that cannot be read are in no text either
+    return Masker(*filter(None, (keys.api_key, keys.api_secret, keys.passphrase)))
 
 
 def credentials_reencrypt() -> int:

@@ -80,6 +80,12 @@ _differences = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+_reconcile_failures = Counter(
+    "tradehub_reconcile_failures",
+    "Reconciliations that could not compare everything.",
+    ["exchange"],
+    registry=REGISTRY,
+)
 
 # What percentiles and the last minutes' counts are made of; the histograms never forget.
 recent = Recorder()
@@ -115,6 +121,10 @@ def rebalance(seconds: float) -> None:
 
 def difference(kind: str) -> None:
     _differences.labels(kind).inc()
+
+
+def reconcile_failed(exchange: str) -> None:
+    _reconcile_failures.labels(exchange).inc()
 
 
 def round_trip(trip: RoundTrip) -> None:

@@ -56,9 +56,10 @@ class OrderTrackingSessionAdmin(HistoryAdmin):
         "last_reconciled_at",
         "reconnect_count",
         "last_error",
+        "reconcile_error",
     )
     list_filter = ("status", "market_type", "account")
-    search_fields = ("account__name", "owner", "last_error")
+    search_fields = ("account__name", "owner", "last_error", "reconcile_error")
     list_select_related = ("account",)
 
     @admin.display(description="account", ordering="account__name")

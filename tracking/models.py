@@ -38,7 +38,9 @@ class OrderTrackingSession(models.Model):
     connected_at = models.DateTimeField(null=True, blank=True)
     disconnected_at = models.DateTimeField(null=True, blank=True)
     last_ping = models.DateTimeField(null=True, blank=True)
-    last_reconciled_at = models.DateTimeField(null=True, blank=True)
+    last_reconciled_at = models.DateTimeField(null=True, blank=True)  # when the last clean run began
+    reconcile_error = models.CharField(max_length=500, blank=True, default="")  # masked; of a run since then
+    reconcile_failed_at = models.DateTimeField(null=True, blank=True)  # the first run that failed since then
     reconnect_count = models.PositiveIntegerField(default=0)
     last_error = models.CharField(max_length=500, blank=True, default="")
     updated_at = models.DateTimeField(auto_now=True)

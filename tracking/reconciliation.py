@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,8 +44,8 @@ from tracking.applying import answers_apply
 from tracking.differences import Difference, Disagreement, OurOrder, differences
 from tracking.fetching import Question, fills_fetch, orders_fetch
 from tracking.leases import lease_acquire, lease_is_held, leased
-from tracking.models import OrderTrackingSession
 from tracking.pacing import Pace, pacer
+from tracking.run_notes import reason_of, run_clean, run_failed
 from tracking.unmatched import (
     by_lane,
     externals_gone,
@@ -140,14 +141,15 @@ def reconcile_account(
     Without differences this costs one list of the exchange and a constant number of queries, however many
     orders rest. Where request weight is short it is put off, or asks only for the symbols that matter; see
     `tracking.pacing`. `on_demand`: a person waits for it, so neither.
-    `check_only` changes nothing, and compares positions as well.
+    `check_only` changes nothing, and compares positions as well. Any other run that could not compare
+    everything is noted in the account's session, whoever asked for it.
 
     Raises ExchangeError when the exchange cannot be asked for its list, TimeoutError after 30 s.
     """
     key = StreamKey(account_id, market_type)
     account = Account.objects.get(pk=account_id)
-    exchange = access.exchange_for(account, market_type)
     if check_only:
+        exchange = access.exchange_for(account, market_type)
         compared = _compare(key, exchange, None)
         return Reconciled(
             differences=compared.differences,
@@ -157,6 +159,20 @@ def reconcile_account(
                 for pk in compared.unread
             ],
         )
+    try:
+        result = _run(key, account, on_demand=on_demand)
+    except CancelledError:  # this process ends: that tells nothing of the account
+        raise
+    except Exception as exc:
+        run_failed(key=key, account=account, reason=reason_of(exc))
+        raise
+    if result.errors:
+        run_failed(key=key, account=account, reason="; ".join(result.errors))
+    return result
+
+
+def _run(key: StreamKey, account: Account, *, on_demand: bool) -> Reconciled:
+    exchange = access.exchange_for(account, key.market_type)
     pace = Pace(None, 0.0)
     if not on_demand:
         if wait := runtime.run(exchange.background_wait(), timeout=LOOP_SECONDS):
@@ -207,9 +223,8 @@ def _reconcile(key: StreamKey, exchange: Exchange, owner: str, pace: Pace) -> Re
     if retried.applied is not None:
         errands_run(retried.applied, source=EventSource.RECONCILIATION)
         _ask(key, exchange, _ended_rows(key, retried.applied.doubted), result)
-    OrderTrackingSession.objects.filter(account_id=key.account_id, market_type=key.market_type).update(
-        last_reconciled_at=began
-    )
+    if not result.errors:
+        run_clean(key=key, began=began)
     for error in result.errors:
         logger.warning("Reconciling account %s %s: %s", *key, error)
     return result

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cryptography.fernet import InvalidToken
 from django.db import transaction
 from django.db.models import Q
 from pydantic import TypeAdapter
@@ -27,6 +26,7 @@ from exchanges.adapters.types import (
     UnreadableMessage,
     UnreadableOrder,
 )
+from exchanges.credentials import masker_for
 from exchanges.fields import plain
 from exchanges.models import Account
 from orders.clock import database_now
@@ -98,7 +98,7 @@ def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder])
         exchange_order_id__in=names,
     )
     texts = {report["text"] for report in stored.values_list("report", flat=True)}
-    mask = Masker(*_secrets(key))
+    mask = masker_for(Account.objects.get(pk=key.account_id))
     fresh = []
     for one in listed:
         row = _unreadable(key, one.text, one.error, now, mask=mask)
@@ -115,7 +115,7 @@ def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder])
 def _unreadable(
     key: StreamKey, text: str, error: str, now: datetime, *, mask: Masker | None = None
 ) -> UnmatchedReport:
-    mask = mask or Masker(*_secrets(key))
+    mask = mask or masker_for(Account.objects.get(pk=key.account_id))
     text = mask(text[: 2 * _TEXT_LENGTH], limit=2 * _TEXT_LENGTH)[:_TEXT_LENGTH]
     return UnmatchedReport(
         account_id=key.account_id,
@@ -133,15 +133,6 @@ def _unreadable_store(key: StreamKey, rows: list[UnmatchedReport]) -> None:
     old = list(kept.order_by("-pk").values_list("pk", flat=True)[UNREADABLE_KEPT : UNREADABLE_KEPT + 1])
     if old:
         kept.filter(pk__lte=old[0]).delete()
-
-
-def _secrets(key: StreamKey) -> tuple[str, ...]:
-    account = Account.objects.get(pk=key.account_id)
-    try:
-        keys = account.credentials
-    except InvalidToken:
-        return ()  # keys that cannot be read are in no message either
-    return tuple(filter(None, (keys.api_key, keys.api_secret, keys.passphrase)))
 
 
 def unmatched_keep(*, key: StreamKey, reports: Sequence[OrderReport], source: str) -> None:

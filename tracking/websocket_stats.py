@@ -1,7 +1,8 @@
 """What all streams processes together are doing, in figures: `websocket_stats` of `/admin/api/metrics`.
 
-Times in seconds by the database's clock. Three figures tell trouble: `unwatched` (nobody follows what is to
-be followed), `oldest_last_ping_seconds` (a process that has stopped renewing), and `lag_seconds`.
+Times in seconds by the database's clock. Four figures tell trouble: `unwatched` (nobody follows what is to
+be followed), `oldest_last_ping_seconds` (a process that has stopped renewing), `oldest_reconciled_seconds`
+(an account that cannot be compared with its exchange), and `lag_seconds`.
 """
 
 from __future__ import annotations
@@ -26,19 +27,24 @@ def websocket_stats() -> dict[str, Any]:
 
     `by_status` counts what is in effect: a stream whose lease ran out is heard by nobody, whatever its
     row says. `lag_seconds`: from the exchange's own time of a report to its line in our log, the last five
-    minutes; the two clocks differ by what they differ. Times are None where there is nothing to measure.
+    minutes; the two clocks differ by what they differ. `oldest_reconciled_seconds`: since the last clean
+    run began, or since the account was made if there was none. Times are None where there is nothing to
+    measure.
     """
     now = database_now()
     wanted = streams_wanted()
     rows = [
         row
-        for row in OrderTrackingSession.objects.filter(account_id__in={key.account_id for key in wanted})
+        for row in OrderTrackingSession.objects.filter(
+            account_id__in={key.account_id for key in wanted}
+        ).select_related("account")
         if StreamKey(row.account_id, row.market_type) in wanted
     ]
     watched = [row for row in rows if row.owner and row.lease_expires_at and row.lease_expires_at > now]
     by_status = Counter(row.status for row in watched)
     by_status[SessionStatus.DISCONNECTED] += len(wanted) - len(watched)
     pings = [row.last_ping for row in watched if row.status == SessionStatus.CONNECTED and row.last_ping]
+    reconciled = [row.last_reconciled_at or row.account.created_at for row in rows]
     return {
         "streams": len(wanted),
         "by_status": {status.value: by_status[status] for status in SessionStatus},
@@ -46,6 +52,7 @@ def websocket_stats() -> dict[str, Any]:
         "processes": _processes(watched),
         "reconnects": sum(row.reconnect_count for row in rows),
         "oldest_last_ping_seconds": _seconds(now - min(pings)) if pings else None,
+        "oldest_reconciled_seconds": _seconds(now - min(reconciled)) if reconciled else None,
         "lag_seconds": _lag(now),
     }
 

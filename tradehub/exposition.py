@@ -112,6 +112,11 @@ def stream_gauges(stats: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "tradehub_streams_unwatched", "User streams that no living process follows.", value=stats["unwatched"]
     )
+    yield GaugeMetricFamily(
+        "tradehub_reconcile_age_seconds",
+        "How long ago the last clean reconciliation began, of the account where that is longest.",
+        value=stats["oldest_reconciled_seconds"] or 0,
+    )
 
 
 def breaker_gauge(breakers: Sequence[Mapping[str, Any]]) -> Metric:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Min, Q
+from django.utils.translation import gettext as _
 
 from exchanges.breakers import breaker_states
 from exchanges.models import Account
@@ -22,6 +23,7 @@ from orders.models import FailedOrder, FailedStatus, Home, KillSwitch, OpenOrder
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession, SessionStatus
 from tracking.sessions import sessions_wanted
+from tracking.watch import StreamKey, streams_wanted
 from tracking.websocket_stats import websocket_stats
 from tradehub.models import Process, ProcessKind
 from tradehub.processes import SEEN_WITHIN, WORKER_SEEN_WITHIN, Totals, added
@@ -175,7 +177,10 @@ def _success(now: datetime) -> dict[str, Any]:
 
 
 def last_errors() -> list[dict[str, Any]]:
-    """Return the latest failed orders and troubled streams, the newest first; texts are masked already."""
+    """Return the latest failed orders and what troubles accounts now, the newest first.
+
+    Texts are masked already.
+    """
     failed = FailedOrder.objects.exclude(status=FailedStatus.REMOVED).order_by("-created_at", "-pk")
     orders: list[dict[str, Any]] = [
         {
@@ -202,7 +207,28 @@ def last_errors() -> list[dict[str, Any]]:
         }
         for row in sessions_wanted(broken.select_related("account").order_by("-updated_at"))[:ERRORS_SHOWN]
     ]
-    return sorted([*orders, *streams], key=lambda one: one["at"], reverse=True)[:ERRORS_SHOWN]
+    found = [*orders, *streams, *_not_reconciled()]
+    return sorted(found, key=lambda one: one["at"], reverse=True)[:ERRORS_SHOWN]
+
+
+def _not_reconciled() -> list[dict[str, Any]]:
+    """Accounts whose last run could not compare everything, those that began to fail last first."""
+    wanted = streams_wanted()
+    rows = OrderTrackingSession.objects.exclude(reconcile_error="").order_by("-reconcile_failed_at")
+    return [
+        {
+            "at": row["reconcile_failed_at"],
+            "kind": "reconcile",
+            "account": row["account__name"],
+            "symbol": row["market_type"],
+            "text": _("Cannot be compared with its exchange."),
+            "exchange_error": row["reconcile_error"],
+        }
+        for row in rows.values(
+            "reconcile_failed_at", "account_id", "account__name", "market_type", "reconcile_error"
+        )
+        if StreamKey(row["account_id"], row["market_type"]) in wanted  # of others nobody makes the next run
+    ][:ERRORS_SHOWN]
 
 
 def _ago(now: datetime, moment: datetime | None) -> float | None:

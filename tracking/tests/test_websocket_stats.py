@@ -7,11 +7,12 @@ from django.db import connection
 from django.db.models.functions import Now
 from pytest_django import DjangoAssertNumQueries
 
+from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import EventSource, EventType, OrderEvent
 from tracking.models import OrderTrackingSession, SessionStatus
 from tracking.sessions import sessions_claim, state_change
-from tracking.tests.making import key_of, make_account
+from tracking.tests.making import FUTURES, key_of, make_account
 from tracking.websocket_stats import websocket_stats
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -26,6 +27,7 @@ class TestWebsocketStats:
             "processes": [],
             "reconnects": 0,
             "oldest_last_ping_seconds": None,
+            "oldest_reconciled_seconds": None,
             "lag_seconds": {"count": 0, "p50": None, "p99": None, "max": None},
         }
 
@@ -63,6 +65,24 @@ class TestWebsocketStats:
 
         assert (found["by_status"]["connected"], found["unwatched"], found["processes"]) == (0, 1, [])
         assert found["oldest_last_ping_seconds"] is None
+
+    def test_tells_how_long_ago_the_account_was_compared_that_waits_longest(self) -> None:
+        first, second = (make_account() for _ in range(2))
+        paused = make_account(is_active=False)
+        ago = ((first, 10), (second, 70), (paused, 900))
+        for account, seconds in ago:
+            OrderTrackingSession.objects.create(
+                account=account, market_type=FUTURES, last_reconciled_at=Now() - timedelta(seconds=seconds)
+            )
+
+        assert 70 <= websocket_stats()["oldest_reconciled_seconds"] < 80
+
+    def test_counts_from_when_the_account_was_made_where_it_never_was_compared(self) -> None:
+        account = make_account()
+        sessions_claim(keys={key_of(account)}, owner="a")
+        Account.objects.update(created_at=Now() - timedelta(seconds=300))
+
+        assert 300 <= websocket_stats()["oldest_reconciled_seconds"] < 310
 
     def test_leaves_out_what_is_not_followed_any_more(self) -> None:
         account = make_account()

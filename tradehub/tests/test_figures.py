@@ -176,6 +176,19 @@ class TestWhatStands:
         }  # fmt: skip
         assert values(metrics["tradehub_streams_unwatched"]) == {"": 1}
 
+    def test_how_long_ago_the_last_clean_reconciliation_began(
+        self, client: Client, follower: StrategyAccount
+    ) -> None:
+        assert values(scraped(client)["tradehub_reconcile_age_seconds"]) == {"": 0}
+
+        OrderTrackingSession.objects.create(
+            account=follower.account, market_type=follower.strategy.market_type,
+            last_reconciled_at=database_now() - timedelta(seconds=130),
+        )  # fmt: skip
+
+        assert 130 <= figures(client)["websocket_stats"]["oldest_reconciled_seconds"] < 140
+        assert 130 <= values(scraped(client)["tradehub_reconcile_age_seconds"])[""] < 140
+
     def test_accounts_and_the_kill_switch(self, client: Client, staff: User) -> None:
         make_account("a")
         make_account("b", is_active=False)
@@ -247,6 +260,24 @@ class TestWhatStands:
         Account.objects.update(is_active=False)
 
         assert figures(client)["errors"] == []
+
+    def test_accounts_that_cannot_be_reconciled_are_among_the_errors(
+        self, client: Client, follower: StrategyAccount
+    ) -> None:
+        paused = make_follower(make_strategy("s2", token="t2"), make_account("a2", is_active=False))
+        for one in (follower, paused):
+            OrderTrackingSession.objects.create(
+                account=one.account, market_type=one.strategy.market_type, status=SessionStatus.CONNECTED,
+                reconcile_error="Invalid API-key", reconcile_failed_at=database_now(),
+            )  # fmt: skip
+
+        (found,) = figures(client)["errors"]
+
+        assert (found["kind"], found["account"], found["symbol"]) == (
+            "reconcile", "main", follower.strategy.market_type,
+        )  # fmt: skip
+        assert found["text"] == "Cannot be compared with its exchange."
+        assert found["exchange_error"] == "Invalid API-key"
 
 
 @pytest.mark.usefixtures("staff", "scraper")
