@@ -86,6 +86,12 @@ _reconcile_failures = Counter(
     ["exchange"],
     registry=REGISTRY,
 )
+_unreadable = Counter(
+    "tradehub_unreadable",
+    "Messages and listed orders that nobody could read or apply; they are kept as they came.",
+    ["exchange"],
+    registry=REGISTRY,
+)
 
 # What percentiles and the last minutes' counts are made of; the histograms never forget.
 recent = Recorder()
@@ -125,6 +131,10 @@ def difference(kind: str) -> None:
 
 def reconcile_failed(exchange: str) -> None:
     _reconcile_failures.labels(exchange).inc()
+
+
+def unreadable(exchange: str, count: int) -> None:
+    _unreadable.labels(exchange).inc(count)
 
 
 def round_trip(trip: RoundTrip) -> None:

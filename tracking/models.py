@@ -86,6 +86,9 @@ class UnmatchedReport(models.Model):
             models.Index(
                 fields=["account", "market_type"], name="open_externals", condition=models.Q(is_open=True)
             ),
+            models.Index(
+                fields=["received_at"], name="unreadable_reports", condition=models.Q(state="UNREADABLE")
+            ),
             models.Index(fields=["id"], name="alerts_wanted", condition=models.Q(wants_alert=True)),
         ]
         constraints = [

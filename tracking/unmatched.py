@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import Q
 from pydantic import TypeAdapter
 
+from exchanges import measures
 from exchanges.adapters.secrets import Masker
 from exchanges.adapters.types import (
     STOP_TYPES,
@@ -77,9 +78,10 @@ def unreadable_keep(*, key: StreamKey, message: UnreadableMessage) -> None:
     Without the account's secrets, cut to a length, and the latest only: an exchange that begins to say
     something new says it all day.
     """
-    row = _unreadable(key, message.text, message.error, database_now())
+    account = Account.objects.get(pk=key.account_id)
+    row = _unreadable(key, message.text, message.error, database_now(), mask=masker_for(account))
     logger.error("A stream message of account %s %s could not be used (%s); kept as it came", *key, row.error)
-    _unreadable_store(key, [row])
+    _unreadable_store(account, [row])
 
 
 def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder]) -> None:
@@ -98,7 +100,8 @@ def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder])
         exchange_order_id__in=names,
     )
     texts = {report["text"] for report in stored.values_list("report", flat=True)}
-    mask = masker_for(Account.objects.get(pk=key.account_id))
+    account = Account.objects.get(pk=key.account_id)
+    mask = masker_for(account)
     fresh = []
     for one in listed:
         row = _unreadable(key, one.text, one.error, now, mask=mask)
@@ -109,13 +112,10 @@ def unreadable_orders_keep(*, key: StreamKey, listed: Sequence[UnreadableOrder])
             )
             fresh.append(row)
     if fresh:
-        _unreadable_store(key, fresh)
+        _unreadable_store(account, fresh)
 
 
-def _unreadable(
-    key: StreamKey, text: str, error: str, now: datetime, *, mask: Masker | None = None
-) -> UnmatchedReport:
-    mask = mask or masker_for(Account.objects.get(pk=key.account_id))
+def _unreadable(key: StreamKey, text: str, error: str, now: datetime, *, mask: Masker) -> UnmatchedReport:
     text = mask(text[: 2 * _TEXT_LENGTH], limit=2 * _TEXT_LENGTH)[:_TEXT_LENGTH]
     return UnmatchedReport(
         account_id=key.account_id,
@@ -127,9 +127,10 @@ def _unreadable(
     )
 
 
-def _unreadable_store(key: StreamKey, rows: list[UnmatchedReport]) -> None:
+def _unreadable_store(account: Account, rows: list[UnmatchedReport]) -> None:
     UnmatchedReport.objects.bulk_create(rows)
-    kept = UnmatchedReport.objects.filter(account_id=key.account_id, state=State.UNREADABLE)
+    measures.unreadable(account.exchange, len(rows))
+    kept = UnmatchedReport.objects.filter(account=account, state=State.UNREADABLE)
     old = list(kept.order_by("-pk").values_list("pk", flat=True)[UNREADABLE_KEPT : UNREADABLE_KEPT + 1])
     if old:
         kept.filter(pk__lte=old[0]).delete()

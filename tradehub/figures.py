@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Max, Min, Q
+from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from exchanges.breakers import breaker_states
@@ -21,7 +22,7 @@ from exchanges.windows import MINUTES, merged, percentile
 from orders.clock import database_now
 from orders.models import FailedOrder, FailedStatus, Home, KillSwitch, OpenOrder, OrderIntent, PendingOrder
 from orders.states import OrderStatus
-from tracking.models import OrderTrackingSession, SessionStatus
+from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.sessions import sessions_wanted
 from tracking.watch import StreamKey, streams_wanted
 from tracking.websocket_stats import websocket_stats
@@ -31,6 +32,7 @@ from tradehub.processes import SEEN_WITHIN, WORKER_SEEN_WITHIN, Totals, added
 UNKNOWN_AFTER = timedelta(seconds=5)  # an answer that takes longer than this has most likely been lost
 SUCCESS_OVER = timedelta(hours=24)
 ERRORS_SHOWN = 6
+UNREADABLE_OVER = timedelta(hours=24)
 OUTCOMES = ("accepted", "refused", "put_off", "full", "not_sent", "duplicate", "unknown")
 LATENCIES = ("webhook", "webhook_to_exchange", "exchange_to_ledger", "rebalance")
 _REQUEST = "exchange_request:"
@@ -177,7 +179,7 @@ def _success(now: datetime) -> dict[str, Any]:
 
 
 def last_errors() -> list[dict[str, Any]]:
-    """Return the latest failed orders and what troubles accounts now, the newest first.
+    """Return the latest failed orders and what troubles accounts, the newest first.
 
     Texts are masked already.
     """
@@ -207,7 +209,7 @@ def last_errors() -> list[dict[str, Any]]:
         }
         for row in sessions_wanted(broken.select_related("account").order_by("-updated_at"))[:ERRORS_SHOWN]
     ]
-    found = [*orders, *streams, *_not_reconciled()]
+    found = [*orders, *streams, *_not_reconciled(), *_unreadable()]
     return sorted(found, key=lambda one: one["at"], reverse=True)[:ERRORS_SHOWN]
 
 
@@ -229,6 +231,27 @@ def _not_reconciled() -> list[dict[str, Any]]:
         )
         if StreamKey(row["account_id"], row["market_type"]) in wanted  # of others nobody makes the next run
     ][:ERRORS_SHOWN]
+
+
+def _unreadable() -> list[dict[str, Any]]:
+    """What nobody could read lately: the newest of each account and market, so that none hides another."""
+    rows = UnmatchedReport.objects.filter(
+        state=UnmatchedReport.State.UNREADABLE, received_at__gte=Now() - UNREADABLE_OVER
+    )
+    newest = rows.order_by().values("account_id", "market_type").annotate(pk_of=Max("pk")).values("pk_of")
+    return [
+        {
+            "at": row["received_at"],
+            "kind": "unreadable",
+            "account": row["account__name"],
+            "symbol": row["symbol"] or row["market_type"],
+            "text": _("What the exchange said could not be read; it is kept as it came."),
+            "exchange_error": row["error"],
+        }
+        for row in rows.filter(pk__in=newest)
+        .order_by("-pk")
+        .values("received_at", "account__name", "symbol", "market_type", "error")[:ERRORS_SHOWN]
+    ]
 
 
 def _ago(now: datetime, moment: datetime | None) -> float | None:

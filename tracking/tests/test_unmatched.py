@@ -6,8 +6,16 @@ from decimal import Decimal
 
 import pytest
 
+from exchanges import measures
 from exchanges.adapters.testing import FakeExchange
-from exchanges.adapters.types import Fill, Liquidity, OrderReport, UnreadableMessage, VenueOrderStatus
+from exchanges.adapters.types import (
+    Fill,
+    Liquidity,
+    OrderReport,
+    UnreadableMessage,
+    UnreadableOrder,
+    VenueOrderStatus,
+)
 from exchanges.models import Account
 from orders.clock import database_now
 from orders.models import EventSource, EventType, OrderEvent, Placement, StrategyPosition
@@ -23,6 +31,7 @@ from tracking.unmatched import (
     unmatched_keep,
     unmatched_retry,
     unreadable_keep,
+    unreadable_orders_keep,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,6 +64,15 @@ def a_fill(trade_id: str = "t1", **overrides: object) -> Fill:
 
 def externals() -> list[OrderEvent]:
     return list(OrderEvent.objects.filter(type=EventType.EXTERNAL).order_by("pk"))
+
+
+def unreadable_so_far() -> float:
+    return sum(
+        sample.value
+        for metric in measures.REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == "tradehub_unreadable_total" and sample.labels == {"exchange": "binance"}
+    )
 
 
 class TestJson:
@@ -259,7 +277,26 @@ class TestUnreadableKeep:
         )
         assert [record.levelname for record in caplog.records] == ["ERROR"]
 
+    def test_counts_it_by_exchange(self, account: Account) -> None:
+        before = unreadable_so_far()
+
+        for text in ("this", "that"):
+            unreadable_keep(key=key_of(account), message=UnreadableMessage(text, "no JSON"))
+
+        assert unreadable_so_far() == before + 2
+
     def test_cuts_an_oversized_message(self, account: Account) -> None:
         unreadable_keep(key=key_of(account), message=UnreadableMessage("x" * 1_000_000, "too long"))
 
         assert len(UnmatchedReport.objects.get().report["text"]) == 20_000
+
+
+class TestUnreadableOrdersKeep:
+    def test_counts_a_row_of_the_list_once_however_often_it_is_listed(self, account: Account) -> None:
+        listed = [UnreadableOrder(("900",), '{"status": "???"}', "unknown status '???'", SYMBOL)]
+        before = unreadable_so_far()
+
+        for _ in range(3):
+            unreadable_orders_keep(key=key_of(account), listed=listed)
+
+        assert unreadable_so_far() == before + 1

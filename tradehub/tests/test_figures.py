@@ -36,7 +36,7 @@ from orders.tests.factories import (
     make_user,
 )
 from orders.tests.failing import make_failed
-from tracking.models import OrderTrackingSession, SessionStatus
+from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tradehub.models import Process, ProcessKind
 from tradehub.processes import Reporter
 
@@ -278,6 +278,30 @@ class TestWhatStands:
         )  # fmt: skip
         assert found["text"] == "Cannot be compared with its exchange."
         assert found["exchange_error"] == "Invalid API-key"
+
+    def test_what_could_not_be_read_lately_is_among_the_errors(
+        self, client: Client, follower: StrategyAccount
+    ) -> None:
+        another = make_account("a2")
+        now = database_now()
+        for account, error, hours in (
+            (another, "an account's only one", 3),
+            (follower.account, "yesterday's", 25),
+            *((follower.account, f"of a flood: {number}", 2) for number in range(10)),
+        ):
+            UnmatchedReport.objects.create(
+                account=account, market_type="FUTURES", state=UnmatchedReport.State.UNREADABLE, error=error,
+                received_at=now - timedelta(hours=hours),
+            )  # fmt: skip
+
+        found = figures(client)["errors"]
+
+        assert [(one["account"], one["exchange_error"]) for one in found] == [
+            ("main", "of a flood: 9"), ("a2", "an account's only one"),
+        ]  # fmt: skip
+        assert {(one["kind"], one["symbol"], one["text"]) for one in found} == {
+            ("unreadable", "FUTURES", "What the exchange said could not be read; it is kept as it came."),
+        }  # fmt: skip
 
 
 @pytest.mark.usefixtures("staff", "scraper")
