@@ -83,6 +83,7 @@ class UnmatchedReport(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["account", "state"], name="unmatched_by_account"),
+            models.Index(fields=["account", "market_type", "exchange_order_id"], name="unmatched_by_order"),
             models.Index(
                 fields=["account", "market_type"], name="open_externals", condition=models.Q(is_open=True)
             ),

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from exchanges import measures
 from exchanges.adapters.testing import FakeExchange
@@ -259,6 +261,43 @@ class TestUnmatchedKeep:
             unmatched_keep(key=key_of(account), reports=[report(), report()], source=EventSource.STREAM)
 
         assert UnmatchedReport.objects.count() == 1
+
+    def test_looks_up_what_it_hears_of_and_reads_no_history(
+        self, account: Account, exchange: FakeExchange
+    ) -> None:
+        """An account that somebody trades on by hand has thousands of orders that ended."""
+        hear(account, report(exchange_order_id="7"))
+        retry(account)
+        kept = UnmatchedReport.objects.get()
+        ended = {
+            "account": account,
+            "market_type": kept.market_type,
+            "symbol": SYMBOL,
+            "state": State.EXTERNAL,
+        }
+        UnmatchedReport.objects.bulk_create(
+            UnmatchedReport(
+                **ended, exchange_order_id=str(number), report=kept.report, received_at=kept.received_at
+            )
+            for number in range(1000, 4000)
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE tracking_unmatchedreport")
+
+        with CaptureQueriesContext(connection) as queries:
+            canceled = report(exchange_order_id="7", status=VenueOrderStatus.CANCELED)
+            unmatched_keep(key=key_of(account), reports=[canceled], source=EventSource.STREAM)
+
+        lookups = [one["sql"] for one in queries if 'exchange_order_id" IN' in one["sql"]]
+        assert len(lookups) == 3
+        assert all("unmatched_by_order" in plan_of(sql) for sql in lookups)
+
+
+def plan_of(sql: str) -> str:
+    explain = "EXPLAIN" if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN"
+    with connection.cursor() as cursor:
+        cursor.execute(f"{explain} {sql}")
+        return "\n".join(str(line) for line in cursor.fetchall())
 
 
 class TestUnreadableKeep:
