@@ -39,7 +39,8 @@ class OrderTrackingSession(models.Model):
     disconnected_at = models.DateTimeField(null=True, blank=True)
     last_ping = models.DateTimeField(null=True, blank=True)
     last_reconciled_at = models.DateTimeField(null=True, blank=True)  # when the last clean run began
-    reconcile_error = models.CharField(max_length=500, blank=True, default="")  # masked; of a run since then
+    # Masked, of a run since then. The database knows the default: processes of the release before insert too.
+    reconcile_error = models.CharField(max_length=500, blank=True, default="", db_default="")
     reconcile_failed_at = models.DateTimeField(null=True, blank=True)  # the first run that failed since then
     reconnect_count = models.PositiveIntegerField(default=0)
     last_error = models.CharField(max_length=500, blank=True, default="")

@@ -285,7 +285,8 @@ def _compare(key: StreamKey, exchange: Exchange, symbols: Collection[str] | None
         return before.get(ours.placement_id) == rows.get(ours.placement_id)
 
     settled = [one for one in found if is_settled(one)]
-    errors = [f"{symbol}: {error}" for symbol, error in unasked.items()]
+    # What is traded no more is no fault: whole lists show what is left of it.
+    errors = [f"{symbol}: {exc}" for symbol, exc in unasked.items() if not isinstance(exc, InvalidSymbol)]
     return _Compared(settled, rows | ended, unreadable, unread, absent, symbols, errors)
 
 
@@ -307,7 +308,6 @@ async def _lists(
                 return []
 
     lists = await asyncio.gather(*map(one, symbols))
-    # What is traded no more says nothing of the others; the whole list shows what is left of it.
     refused = [error for error in unasked.values() if not isinstance(error, InvalidSymbol)]
     if refused and len(refused) == len(symbols):
         raise refused[0]

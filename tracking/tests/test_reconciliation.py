@@ -372,7 +372,8 @@ class TestReconcileAccount:
 
         result = reconcile(account)
 
-        assert result.errors == [f"ETH/USDT: {error}"]
+        told = [] if isinstance(error, InvalidSymbol) else [f"ETH/USDT: {error}"]
+        assert result.errors == told
         assert (open_order(filled), TradeExecution.objects.count()) == (None, 1)
         assert open_order(dead) is not None
 
