@@ -24,7 +24,6 @@ from orders.models import FailedOrder, FailedStatus, Home, KillSwitch, OpenOrder
 from orders.states import OrderStatus
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.sessions import sessions_wanted
-from tracking.watch import StreamKey, streams_wanted
 from tracking.websocket_stats import websocket_stats
 from tradehub.models import Process, ProcessKind
 from tradehub.processes import SEEN_WITHIN, WORKER_SEEN_WITHIN, Totals, added
@@ -215,22 +214,20 @@ def last_errors() -> list[dict[str, Any]]:
 
 def _not_reconciled() -> list[dict[str, Any]]:
     """Accounts whose last run could not compare everything, those that began to fail last first."""
-    wanted = streams_wanted()
     rows = OrderTrackingSession.objects.exclude(reconcile_error="").order_by("-reconcile_failed_at")
     return [
         {
-            "at": row["reconcile_failed_at"],
+            "at": row.reconcile_failed_at,
             "kind": "reconcile",
-            "account": row["account__name"],
-            "symbol": row["market_type"],
+            "account": row.account.name,
+            "symbol": row.market_type,
             "text": _("Cannot be compared with its exchange."),
-            "exchange_error": row["reconcile_error"],
+            "exchange_error": row.reconcile_error,
         }
-        for row in rows.values(
-            "reconcile_failed_at", "account_id", "account__name", "market_type", "reconcile_error"
-        )
-        if StreamKey(row["account_id"], row["market_type"]) in wanted  # of others nobody makes the next run
-    ][:ERRORS_SHOWN]
+        for row in sessions_wanted(rows.select_related("account"))[
+            :ERRORS_SHOWN
+        ]  # of others there is no next run
+    ]
 
 
 def _unreadable() -> list[dict[str, Any]]:

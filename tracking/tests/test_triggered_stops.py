@@ -51,7 +51,7 @@ def moving_back(market: Market) -> OpenOrder:
 
 
 def send_cancel(order: OpenOrder) -> None:
-    CancelsSent([order]).record(source=EventSource.ANSWER, clock=DatabaseClock.ask())
+    CancelsSent([order], clock=DatabaseClock.ask()).record(source=EventSource.ANSWER)
 
 
 def states_there(market: Market, order: OpenOrder) -> list[str]:
