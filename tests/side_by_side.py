@@ -34,7 +34,10 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run those that start processes one at a time, and first: they take longest, and want a core."""
+    """Run those that start processes one at a time, and first: they take longest, and want a core.
+
+    Races only want their processes to go on, however slowly: they run beside those that count seconds.
+    """
     strays = [
         item.nodeid for item in items if item.get_closest_marker("browser") and BROWSER not in str(item.path)
     ]
@@ -44,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item for item in items if item.get_closest_marker("services") and "/tests/services/" in str(item.path)
     ]
     for item in heavy:
-        item.add_marker(pytest.mark.xdist_group("processes"))
+        is_race = item.path.name.endswith("_race.py")
+        item.add_marker(pytest.mark.xdist_group("races" if is_race else "processes"))
     chosen = set(heavy)
     items[:] = [*heavy, *(item for item in items if item not in chosen)]
