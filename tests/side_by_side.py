@@ -50,4 +50,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_race = item.path.name.endswith("_race.py")
         item.add_marker(pytest.mark.xdist_group("races" if is_race else "processes"))
     chosen = set(heavy)
-    items[:] = [*heavy, *(item for item in items if item not in chosen)]
+    rest = [item for item in items if item not in chosen]
+    items[:] = [*heavy, *sorted(rest, key=lambda item: item.get_closest_marker("waits") is None)]

@@ -404,6 +404,7 @@ class TestCase3:
 class TestCase7:
     """An order is cancelled by hand on the exchange."""
 
+    @pytest.mark.waits
     @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "not heard"])
     def test_it_leaves_the_page_within_29_seconds_and_is_a_failed_order(
         self, page: LivePage, followed: Desk, is_heard: bool
