@@ -50,13 +50,13 @@ class OrderTrackingSessionAdmin(HistoryAdmin):
         "to_account",
         "market_type",
         "status",
+        "last_error",
+        "reconcile_error",
         "owner",
         "connected_at",
         "last_ping",
         "last_reconciled_at",
         "reconnect_count",
-        "last_error",
-        "reconcile_error",
     )
     list_filter = ("status", "market_type", "account")
     search_fields = ("account__name", "owner", "last_error", "reconcile_error")
