@@ -22,7 +22,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.management import call_command
 from django.db import connection
+from pytest_django import DjangoDbBlocker
 from pytest_django.fixtures import Settings
 
 from exchanges import access, runtime
@@ -204,7 +206,9 @@ def followed(desk: Desk) -> Iterator[Desk]:
 
 
 @pytest.fixture(scope="module")
-def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def web(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
     """A web process on the tests' own database: the live page is asked of it."""
     database = connection.settings_dict
     url = (
@@ -221,6 +225,9 @@ def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     directory: Path = tmp_path_factory.mktemp("page")
     with Site(directory, url, redis_url=os.environ.get("REDIS_URL", ""), settings=settings) as site:
         yield site.start_web()
+    # It has outlived the last test, after which the database was emptied, and reported its own end.
+    with django_db_blocker.unblock():
+        call_command("flush", interactive=False, verbosity=0)
 
 
 @pytest.fixture
