@@ -31,9 +31,18 @@ from exchanges.adapters.binance.adapter import (
 )
 from exchanges.adapters.binance.auth import compact_json, encode_query
 from exchanges.adapters.binance.errors import HEDGE_MODE, error_from
+from exchanges.adapters.binance.futures_rows import (
+    as_parent,
+    balance,
+    canceled_algo_report,
+    lists_merged,
+    merged,
+    position,
+    report_of,
+)
 from exchanges.adapters.binance.instruments import FUTURES_CONDITIONAL_CAP, futures_instruments
 from exchanges.adapters.binance.stream import FuturesStream
-from exchanges.adapters.binance.words import ALGO_STATUS, FUTURES_TYPE, ORDER_STATUS, Row, moment, number
+from exchanges.adapters.binance.words import Row
 from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import OrderNotFound, OutcomeUnknown, RefusedForGood
 from exchanges.adapters.http import BULK_SECONDS
@@ -52,8 +61,6 @@ from exchanges.adapters.types import (
     OrderReport,
     OrderRequest,
     OrderType,
-    Side,
-    UnreadableOrder,
     VenuePosition,
 )
 
@@ -228,7 +235,7 @@ class BinanceFutures(BinanceExchange):
             try:
                 body = await self._rest.send(_cancel_call(_ALGO, [_algo_name(ref)], [ref]))
                 with self._reading(body):
-                    return _cancelled_algo(body, ref)
+                    return canceled_algo_report(body, ref)
             except OrderNotFound as gone:
                 # It may have been triggered: then it is the child that lives.
                 waiting = await self._fetch_algo(ref)
@@ -241,7 +248,7 @@ class BinanceFutures(BinanceExchange):
             return await self.fetch_order(ref)
         child = replace(ref, exchange_order_id=ref.child_order_id, client_order_id=None, conditional=False)
         (result,) = await self._cancel_plain([child])
-        return _as_parent(result, ref) if isinstance(result, OrderReport) else result
+        return as_parent(result, ref) if isinstance(result, OrderReport) else result
 
     # Asking.
 
@@ -258,14 +265,14 @@ class BinanceFutures(BinanceExchange):
                 raise
             # The order that it became may be known longer; it has our client id.
             named = replace(ref, exchange_order_id=ref.child_order_id, conditional=False)
-            return _as_parent(await self.fetch_order(named), ref)
+            return as_parent(await self.fetch_order(named), ref)
         child_id = ref.child_order_id or parent.child_order_id
         if not child_id and not parent.triggered:
             return parent
         # A triggered order that does not name its child yet: the child has our client id.
         named = OrderRef(ref.symbol, exchange_order_id=child_id, client_order_id=parent.client_order_id)
         try:
-            return _merged(parent, await self.fetch_order(named))
+            return merged(parent, await self.fetch_order(named))
         except OrderNotFound:
             if child_id:
                 raise
@@ -284,7 +291,7 @@ class BinanceFutures(BinanceExchange):
             self._get("/fapi/v1/openAlgoOrders", params, weight=weight),
         )
         plain, algo = [await self._listed(body) for body in bodies]
-        return _merge_lists(plain, algo)
+        return lists_merged(plain, algo)
 
     async def fetch_recent_orders(self, symbol: str, *, since_ms: int) -> list[ListedOrder]:
         params = [("symbol", self.venue_symbol(symbol))]
@@ -300,7 +307,7 @@ class BinanceFutures(BinanceExchange):
             page = await self._get("/fapi/v1/allOrders", [*params, after, ("limit", str(PAGE))], weight=5)
             plain += page
         algo = await self._get("/fapi/v1/allAlgoOrders", [*params, since, ("limit", str(PAGE))], weight=5)
-        return _merge_lists(await self._listed(plain), await self._listed(algo))
+        return lists_merged(await self._listed(plain), await self._listed(algo))
 
     async def fetch_executions(self, ref: OrderRef) -> list[Fill]:
         order_id = ref.exchange_order_id
@@ -324,7 +331,7 @@ class BinanceFutures(BinanceExchange):
     async def fetch_balances(self) -> list[Balance]:
         body = await self._get("/fapi/v3/balance", [], weight=5)
         with self._reading(body):
-            return [_balance(row) for row in body]
+            return [balance(row) for row in body]
 
     async def fetch_positions(self) -> list[VenuePosition]:
         body = await self._get("/fapi/v3/positionRisk", [], weight=5)
@@ -332,7 +339,7 @@ class BinanceFutures(BinanceExchange):
         with self._reading(body):
             for row in body:
                 if Decimal(row["positionAmt"]):
-                    positions.append(_position(row, await self.our_symbol(row["symbol"])))
+                    positions.append(position(row, await self.our_symbol(row["symbol"])))
         return positions
 
     # The account.
@@ -365,7 +372,7 @@ class BinanceFutures(BinanceExchange):
     # Reading.
 
     def _report(self, row: Row, symbol: str) -> OrderReport:
-        return _algo_report(row, symbol) if "algoId" in row else _plain_report(row, symbol)
+        return report_of(row, symbol)
 
     def _account_stream(self) -> FuturesStream:
         return FuturesStream(
@@ -392,106 +399,6 @@ def _trade_spans(placed_at: datetime | None, *, now_ms: int) -> Sequence[tuple[i
     return [(start, start + _TRADES_SPAN_MS - 1) for start in range(first, now_ms, _TRADES_SPAN_MS)]
 
 
-def _plain_report(row: Row, symbol: str) -> OrderReport:
-    when = row.get("updateTime") or row.get("time")
-    return OrderReport(
-        market_type=MarketType.FUTURES,
-        symbol=symbol,
-        exchange_order_id=str(row["orderId"]),
-        client_order_id=row["clientOrderId"],
-        status=ORDER_STATUS[row["status"]],
-        side=Side(row["side"]),
-        order_type=FUTURES_TYPE.get(row["type"]),
-        quantity=Decimal(row["origQty"]),
-        price=number(row["price"]),
-        stop_price=number(row.get("stopPrice") or 0),
-        filled_quantity=Decimal(row["executedQty"]),
-        average_price=number(row.get("avgPrice") or 0),
-        reduce_only=bool(row.get("reduceOnly", False)),
-        updated_at=moment(when) if when else None,
-        raw=dict(row),
-    )
-
-
-def _algo_report(row: Row, symbol: str) -> OrderReport:
-    child_id = str(row.get("actualOrderId") or "")
-    status, is_triggered = ALGO_STATUS[row["algoStatus"]]
-    when = row.get("updateTime") or row.get("createTime")
-    return OrderReport(
-        market_type=MarketType.FUTURES,
-        symbol=symbol,
-        exchange_order_id=str(row["algoId"]),
-        client_order_id=row["clientAlgoId"],
-        status=status,
-        side=Side(row["side"]),
-        order_type=FUTURES_TYPE.get(row["orderType"]),
-        quantity=number(row["quantity"]),  # 0 where it closes the whole position
-        price=number(row.get("price") or 0),
-        stop_price=number(row.get("triggerPrice") or 0),
-        # The child's fills stand with the child: what this row says of them is nothing.
-        filled_quantity=None if child_id or is_triggered else Decimal(0),
-        conditional=True,
-        triggered=is_triggered or bool(child_id),
-        child_order_id=child_id,
-        reduce_only=bool(row.get("reduceOnly", False)),
-        reason=str(row.get("failReason") or ""),
-        updated_at=moment(when) if when else None,
-        raw=dict(row),
-    )
-
-
-def _cancelled_algo(body: Row, ref: OrderRef) -> OrderReport:
-    """A cancelled algo order: it waited until the end, so nothing of it was filled."""
-    return OrderReport(
-        market_type=MarketType.FUTURES,
-        symbol=ref.symbol,
-        exchange_order_id=str(body["algoId"]),
-        client_order_id=body["clientAlgoId"],
-        status=ORDER_STATUS["CANCELED"],
-        filled_quantity=Decimal(0),
-        conditional=True,
-        raw=dict(body),
-    )
-
-
-def _merged(parent: OrderReport, child: OrderReport) -> OrderReport:
-    """The child's fate under the name of the algo order that it came from."""
-    return replace(
-        child,
-        exchange_order_id=parent.exchange_order_id,
-        client_order_id=parent.client_order_id,
-        order_type=parent.order_type,
-        stop_price=parent.stop_price,
-        conditional=True,
-        triggered=True,
-        child_order_id=child.exchange_order_id,
-    )
-
-
-def _as_parent(child: OrderReport, ref: OrderRef) -> OrderReport:
-    return replace(
-        child,
-        exchange_order_id=ref.exchange_order_id or child.exchange_order_id,
-        client_order_id=ref.client_order_id or child.client_order_id,
-        conditional=True,
-        triggered=True,
-        child_order_id=child.exchange_order_id,
-    )
-
-
-def _merge_lists(plain: Sequence[ListedOrder], algo: Sequence[ListedOrder]) -> list[ListedOrder]:
-    """One list of both kinds, in which a triggered order stands once, as its child is."""
-    children = {one.exchange_order_id: one for one in plain if isinstance(one, OrderReport)}
-    merged = []
-    for parent in algo:
-        if isinstance(parent, UnreadableOrder):
-            continue
-        child = children.pop(parent.child_order_id, None) if parent.child_order_id else None
-        merged.append(_merged(parent, child) if child is not None else parent)
-    unreadable = [one for one in (*plain, *algo) if isinstance(one, UnreadableOrder)]
-    return [*children.values(), *merged, *unreadable]
-
-
 def _cancel_call(path: str, params: Params, refs: Sequence[OrderRef]) -> Call:
     return Call(
         "DELETE",
@@ -516,19 +423,3 @@ def _algo_name(ref: OrderRef) -> tuple[str, str]:
 
 def _in_chunks(items: list[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _balance(row: Row) -> Balance:
-    total, free = Decimal(row["balance"]), Decimal(row["availableBalance"])
-    return Balance(row["asset"], free, max(Decimal(0), total - free))
-
-
-def _position(row: Row, symbol: str) -> VenuePosition:
-    leverage = row.get("leverage")  # left out since v3
-    return VenuePosition(
-        symbol=symbol,
-        quantity=Decimal(row["positionAmt"]),
-        entry_price=Decimal(row["entryPrice"]),
-        unrealized_pnl=Decimal(row["unRealizedProfit"]),
-        leverage=int(leverage) if leverage else None,
-    )
