@@ -40,7 +40,8 @@ from tracking.reconciliation import orders_look, reconcile_account
 from tracking.sessions import session_release, state_change
 from tracking.slots import FreedSlots
 from tracking.threads import Threads
-from tracking.unmatched import unmatched_retry, unreadable_keep
+from tracking.unmatched import unmatched_retry
+from tracking.unreadable import unreadable_keep
 from tracking.watch import StreamKey
 
 P = ParamSpec("P")

@@ -14,7 +14,7 @@ from orders.models import StrategyAccount
 from orders.selectors import Visible
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.sessions import sessions_wanted
-from tracking.unmatched import OUR_SHAPE, from_json
+from tracking.stored_reports import from_json, has_our_shape
 
 M = TypeVar("M", bound=Model)
 EXTERNALS_SHOWN = 200
@@ -90,7 +90,7 @@ def _external_row(row: UnmatchedReport) -> ExternalRow:
         status=report.status,
         exchange_order_id=row.exchange_order_id,
         client_order_id=row.client_order_id,
-        is_strange=OUR_SHAPE.fullmatch(row.client_order_id) is not None,
+        is_strange=has_our_shape(row),
     )
 
 

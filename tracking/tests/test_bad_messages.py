@@ -16,7 +16,7 @@ from exchanges.adapters.types import Credentials, UnreadableMessage
 from exchanges.simulator.testing import SimulatorProcess
 from orders.models import OrderEvent, StrategyPosition, TradeExecution
 from orders.states import OrderStatus
-from tracking import unmatched
+from tracking import unreadable
 from tracking.models import OrderTrackingSession, SessionStatus, UnmatchedReport
 from tracking.tests.making import key_of, make_account, make_orders, open_order, send, wait_until
 from tracking.tests.running import streams_process
@@ -278,11 +278,11 @@ class TestSecrets:
 
 class TestUnreadableKeep:
     def test_keeps_the_latest_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(unmatched, "UNREADABLE_KEPT", 3)
+        monkeypatch.setattr(unreadable, "UNREADABLE_KEPT", 3)
         account, other = make_account(), make_account()
         for one in (account, other):
             for number in range(5):
-                unmatched.unreadable_keep(key=key_of(one), message=UnreadableMessage(f"{number}", "why"))
+                unreadable.unreadable_keep(key=key_of(one), message=UnreadableMessage(f"{number}", "why"))
 
         for one in (account, other):
             rows = UnmatchedReport.objects.filter(account=one).order_by("pk")

@@ -49,7 +49,7 @@ from orders.models import (
 from orders.services.applied import Outcome
 from orders.services.settlement import apply_reports, outcomes_apply
 from orders.states import OrderStatus
-from tracking import reconciliation
+from tracking import comparing
 from tracking.differences import Disagreement
 from tracking.leases import lease_acquire
 from tracking.models import OrderTrackingSession, UnmatchedReport
@@ -662,7 +662,7 @@ class TestReconcileCommand:
             return []
 
         monkeypatch.setattr(exchange, "fetch_open_orders", hang)
-        monkeypatch.setattr(reconciliation, "LIST_SECONDS", 0.1)
+        monkeypatch.setattr(comparing, "LIST_SECONDS", 0.1)
 
         with pytest.raises(CommandError):
             call_command("reconcile")

@@ -24,17 +24,15 @@ from orders.models import EventSource, EventType, OrderEvent, Placement, Strateg
 from orders.models.intent import client_order_id
 from tracking.applying import reports_apply
 from tracking.models import UnmatchedReport
+from tracking.stored_reports import from_json, to_json
 from tracking.tests.conftest import Exchanges
 from tracking.tests.making import SYMBOL, key_of, make_account, make_order, make_resting, report, send
 from tracking.unmatched import (
     Retried,
-    from_json,
-    to_json,
     unmatched_keep,
     unmatched_retry,
-    unreadable_keep,
-    unreadable_orders_keep,
 )
+from tracking.unreadable import unreadable_keep, unreadable_orders_keep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = UnmatchedReport.State
