@@ -86,7 +86,7 @@ class LateReports(Rows):
 
     def _impossible(self, placement: Placement, report: OrderReport, before: str) -> None:
         logger.error(
-            "Report %s for %s cannot follow %s: kept, changes nothing",
+            "Report %s for %s cannot follow %s: kept, and by itself it changes nothing",
             report.status,
             placement.client_order_id,
             before,
