@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from rest_framework import serializers
-from rest_framework.parsers import JSONParser
 from rest_framework.permissions import IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,6 +14,7 @@ from rest_framework.response import Response
 from exchanges.models import Account
 from orders.api.answers import AnswersInOneShape, refusal
 from orders.api.failed_serializers import LARGEST_ID, StrictSerializer
+from orders.api.parsers import AnyJson
 from tracking.on_demand import NothingToCompare, SyncBusy, orders_sync
 
 
@@ -30,12 +30,6 @@ class WholeNumberField(serializers.IntegerField):
 
 class SyncSerializer(StrictSerializer):
     account_id = WholeNumberField(min_value=1, max_value=LARGEST_ID)
-
-
-class AnyJson(JSONParser):
-    """Whatever the request calls its body: it is JSON, or it is refused."""
-
-    media_type = "*/*"
 
 
 class SyncOrders(AnswersInOneShape):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import Http404
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.response import Response
@@ -26,6 +28,9 @@ class AnswersInOneShape(APIView):
         return self._refuse
 
     def _refuse(self, exc: Exception, context: dict[str, Any]) -> Response | None:
+        if isinstance(exc, RequestDataTooBig):
+            limit = (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0) // 1024
+            return refusal(413, "body_too_large", f"The body is larger than {limit} KiB")
         response = exception_handler(exc, context)  # also sets status, headers, and undoes a transaction
         if response is None:
             return None

@@ -406,8 +406,9 @@ class TestBulk:
         assert [fault["field"] for fault in answer["errors"]] == fields
         assert FailedOrder.objects.get().status == "pending_retry"
 
-    def test_is_400_for_what_is_no_json(self, owner: Client) -> None:
-        response = owner.post(f"{URL}/bulk", "{nonsense", content_type="application/json")
+    @pytest.mark.parametrize("text", ["{nonsense", "[" * 2000, r'{"\ud800": 1}'])
+    def test_is_400_for_what_is_no_json_that_can_be_used(self, owner: Client, text: str) -> None:
+        response = owner.post(f"{URL}/bulk", text, content_type="application/json")
         assert (response.status_code, response.json()["code"]) == (400, "parse_error")
 
     def test_takes_a_hundred(self, owner: Client, follower: StrategyAccount) -> None:

@@ -74,9 +74,9 @@ def decode(body: bytes) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise PayloadFault("invalid_json", Fault("body", "the body must be a JSON object: {…}"))
         # Only an escape can spell half a character: the bytes were UTF-8.
-        oddity = _oddity(value) if "\\u" in candidate else _nesting(value)
-        if oddity:
-            raise PayloadFault("invalid_json", Fault("body", oddity))
+        fault = oddity(value) if "\\u" in candidate else _nesting(value)
+        if fault:
+            raise PayloadFault("invalid_json", Fault("body", fault))
         return value
     raise PayloadFault("invalid_json", Fault("body", "the body is not valid JSON"))
 
@@ -96,16 +96,16 @@ def _nesting(value: Any) -> str | None:
     return TOO_DEEP if any(level) else None
 
 
-def _oddity(value: Any, depth: int = 0) -> str | None:
+def oddity(value: Any, depth: int = 0) -> str | None:
     """Say what JSON allows and nobody after us could store: endless nesting, half a character."""
     if depth > MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, str):
         return None if value.isascii() or _is_encodable(value) else "the body has a broken character"
     if isinstance(value, dict):
-        found = (_oddity(one, depth + 1) for pair in value.items() for one in pair)
+        found = (oddity(one, depth + 1) for pair in value.items() for one in pair)
     elif isinstance(value, list):
-        found = (_oddity(one, depth + 1) for one in value)
+        found = (oddity(one, depth + 1) for one in value)
     else:
         return None
     return next(filter(None, found), None)

@@ -150,6 +150,10 @@ class TestSyncOrders:
             ({"account_id": 1, "force": True}, "force: there is no such parameter"),
             ([1], "Expected a dictionary"),
             ("{account_id: 1", "JSON parse error"),
+            ("[" * 2000, "nested deeper than"),
+            ('{"account_id": ' + "[" * 2000 + "]" * 2000 + "}", "nested deeper than"),
+            (r'{"account_id": 1, "\ud800": 1}', "a broken character"),
+            (r'{"account_id": "\udfff"}', "a broken character"),
             ("", "account_id: This field is required"),
         ],
     )
@@ -160,6 +164,11 @@ class TestSyncOrders:
         assert (status, answer["success"]) == (400, False)
         assert words in answer["error"]
         assert OrderEvent.objects.exists() is False
+
+    def test_takes_no_body_that_is_too_large(self, staff: Client, account: Account) -> None:
+        status, answer = sync(staff, f'{{"account_id": 1, "why": "{"x" * 3_000_000}"}}')
+        assert (status, answer["code"]) == (413, "body_too_large")
+        assert answer["error"] == "The body is larger than 2560 KiB"
 
     def test_takes_no_form(self, staff: Client, account: Account) -> None:
         status, answer = sync(staff, f"account_id={account.pk}", "application/x-www-form-urlencoded")
