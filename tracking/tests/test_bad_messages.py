@@ -224,6 +224,12 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"S": "HOLD"}, "HOLD"),
     ({"T": 10**30}, ""),
     ({"q": None}, ""),
+    ({"t": None}, "None is no id"),
+    ({"t": []}, "[] is no id"),
+    ({"t": ""}, "'' is no id"),
+    ({"t": True}, "True is no id"),
+    ({"i": None}, "None is no id"),
+    ({"i": {}}, "{} is no id"),
 ]
 
 

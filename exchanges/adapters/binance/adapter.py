@@ -20,7 +20,7 @@ from exchanges.adapters.base import Exchange, ListCost
 from exchanges.adapters.binance.auth import Signer, encode_query, plain
 from exchanges.adapters.binance.errors import ACCOUNT_LIMIT_CODES, CLOCK_CODES, VENUE, judge_for
 from exchanges.adapters.binance.instruments import published_limits
-from exchanges.adapters.binance.words import UNREADABLE, Row, moment
+from exchanges.adapters.binance.words import UNREADABLE, Row, identifier, moment
 from exchanges.adapters.departure import Call
 from exchanges.adapters.exceptions import (
     ErrorType,
@@ -282,7 +282,7 @@ class BinanceExchange(Exchange):
 
     def _fill(self, row: Row, *, is_maker: bool) -> Fill:
         return Fill(
-            trade_id=str(row["id"]),
+            trade_id=identifier(row["id"]),
             price=Decimal(row["price"]),
             quantity=Decimal(row["qty"]),
             executed_at=moment(row["time"]),
@@ -290,7 +290,7 @@ class BinanceExchange(Exchange):
             fee_asset=row["commissionAsset"],
             liquidity=Liquidity.MAKER if is_maker else Liquidity.TAKER,
             realized_pnl=Decimal(row["realizedPnl"]) if "realizedPnl" in row else None,
-            exchange_order_id=str(row["orderId"]),
+            exchange_order_id=identifier(row["orderId"]),
         )
 
     async def _fills(

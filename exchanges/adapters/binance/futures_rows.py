@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from exchanges.adapters.binance.words import ALGO_STATUS, FUTURES_TYPE, ORDER_STATUS, Row, moment, number
+from exchanges.adapters.binance.words import (
+    ALGO_STATUS,
+    FUTURES_TYPE,
+    ORDER_STATUS,
+    Row,
+    identifier,
+    moment,
+    number,
+)
 from exchanges.adapters.types import (
     Balance,
     ListedOrder,
@@ -35,7 +43,7 @@ def _plain_report(row: Row, symbol: str) -> OrderReport:
     return OrderReport(
         market_type=MarketType.FUTURES,
         symbol=symbol,
-        exchange_order_id=str(row["orderId"]),
+        exchange_order_id=identifier(row["orderId"]),
         client_order_id=row["clientOrderId"],
         status=ORDER_STATUS[row["status"]],
         side=Side(row["side"]),
@@ -52,13 +60,13 @@ def _plain_report(row: Row, symbol: str) -> OrderReport:
 
 
 def _algo_report(row: Row, symbol: str) -> OrderReport:
-    child_id = str(row.get("actualOrderId") or "")
+    child_id = identifier(row["actualOrderId"]) if row.get("actualOrderId") else ""
     status, is_triggered = ALGO_STATUS[row["algoStatus"]]
     when = row.get("updateTime") or row.get("createTime")
     return OrderReport(
         market_type=MarketType.FUTURES,
         symbol=symbol,
-        exchange_order_id=str(row["algoId"]),
+        exchange_order_id=identifier(row["algoId"]),
         client_order_id=row["clientAlgoId"],
         status=status,
         side=Side(row["side"]),
@@ -83,7 +91,7 @@ def canceled_algo_report(body: Row, ref: OrderRef) -> OrderReport:
     return OrderReport(
         market_type=MarketType.FUTURES,
         symbol=ref.symbol,
-        exchange_order_id=str(body["algoId"]),
+        exchange_order_id=identifier(body["algoId"]),
         client_order_id=body["clientAlgoId"],
         status=ORDER_STATUS["CANCELED"],
         filled_quantity=Decimal(0),

@@ -27,6 +27,7 @@ from exchanges.adapters.binance.words import (
     SPOT_CONDITIONAL,
     SPOT_TYPE,
     Row,
+    identifier,
     moment,
     number,
 )
@@ -192,7 +193,7 @@ class BinanceSpot(BinanceExchange):
         return OrderReport(
             market_type=self.market_type,
             symbol=symbol,
-            exchange_order_id=str(row["orderId"]),
+            exchange_order_id=identifier(row["orderId"]),
             # A cancel's answer carries the cancel's own id in clientOrderId.
             client_order_id=row.get("origClientOrderId") or row["clientOrderId"],
             status=ORDER_STATUS[row["status"]],
@@ -206,7 +207,7 @@ class BinanceSpot(BinanceExchange):
             fills=_fills_of(row),
             conditional=is_conditional,
             triggered=is_triggered if is_told else None,
-            child_order_id=str(row["orderId"]) if is_triggered else "",
+            child_order_id=identifier(row["orderId"]) if is_triggered else "",
             reason=str(row.get("expiryReason") or ""),
             updated_at=moment(when) if when else None,
             raw=dict(row),
@@ -228,14 +229,14 @@ def _fills_of(row: Row) -> tuple[Fill, ...]:
     fills: Sequence[Row] = row.get("fills") or ()
     return tuple(
         Fill(
-            trade_id=str(fill["tradeId"]),
+            trade_id=identifier(fill["tradeId"]),
             price=Decimal(fill["price"]),
             quantity=Decimal(fill["qty"]),
             executed_at=moment(row["transactTime"]),
             fee=Decimal(fill["commission"]),
             fee_asset=fill["commissionAsset"],
             liquidity=Liquidity.TAKER,
-            exchange_order_id=str(row["orderId"]),
+            exchange_order_id=identifier(row["orderId"]),
         )
         for fill in fills
     )

@@ -28,6 +28,7 @@ from exchanges.adapters.binance.words import (
     SPOT_CONDITIONAL,
     SPOT_TYPE,
     Row,
+    identifier,
     moment,
     number,
 )
@@ -227,7 +228,7 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
     return OrderReport(
         market_type=MarketType.SPOT,
         symbol=symbol,
-        exchange_order_id=str(event["i"]),
+        exchange_order_id=identifier(event["i"]),
         client_order_id=event["C"] or event["c"],
         status=status,
         side=Side(event["S"]),
@@ -240,7 +241,7 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
         fills=(_spot_fill(event),) if event["x"] == "TRADE" else (),
         conditional=is_conditional,
         triggered=is_triggered if is_told else None,
-        child_order_id=str(event["i"]) if is_triggered else "",
+        child_order_id=identifier(event["i"]) if is_triggered else "",
         reason=_reason(event.get("r"), event.get("eR")),
         updated_at=moment(event["T"]),
         raw=dict(event),
@@ -249,14 +250,14 @@ def execution_report(event: Row, symbol: str) -> OrderReport:
 
 def _spot_fill(event: Row) -> Fill:
     return Fill(
-        trade_id=str(event["t"]),
+        trade_id=identifier(event["t"]),
         price=Decimal(event["L"]),
         quantity=Decimal(event["l"]),
         executed_at=moment(event["T"]),
         fee=Decimal(event["n"]),
         fee_asset=event["N"] or "",
         liquidity=Liquidity.MAKER if event["m"] else Liquidity.TAKER,
-        exchange_order_id=str(event["i"]),
+        exchange_order_id=identifier(event["i"]),
     )
 
 
@@ -266,7 +267,7 @@ def order_trade_update(event: Row, symbol: str) -> OrderReport:
     return OrderReport(
         market_type=MarketType.FUTURES,
         symbol=symbol,
-        exchange_order_id=str(order["i"]),
+        exchange_order_id=identifier(order["i"]),
         client_order_id=order["c"],
         status=ORDER_STATUS[order["X"]],
         side=Side(order["S"]),
@@ -288,7 +289,7 @@ def order_trade_update(event: Row, symbol: str) -> OrderReport:
 
 def _futures_fill(order: Row) -> Fill:
     return Fill(
-        trade_id=str(order["t"]),
+        trade_id=identifier(order["t"]),
         price=Decimal(order["L"]),
         quantity=Decimal(order["l"]),
         executed_at=moment(order["T"]),
@@ -296,7 +297,7 @@ def _futures_fill(order: Row) -> Fill:
         fee_asset=order.get("N") or "",
         liquidity=Liquidity.MAKER if order["m"] else Liquidity.TAKER,
         realized_pnl=Decimal(order["rp"]),
-        exchange_order_id=str(order["i"]),
+        exchange_order_id=identifier(order["i"]),
     )
 
 
@@ -308,7 +309,7 @@ def algo_update(event: Row, symbol: str) -> OrderReport:
     """
     order: Row = event["o"]
     status, is_triggered = ALGO_STATUS[order["X"]]
-    child_id = str(order["ai"] or "")
+    child_id = identifier(order["ai"]) if order["ai"] else ""
     if order["X"] == "FINISHED" and not child_id:
         raise ValueError("a FINISHED algo order that names no child")
     is_over = status is not VenueOrderStatus.NEW
@@ -316,7 +317,7 @@ def algo_update(event: Row, symbol: str) -> OrderReport:
     return OrderReport(
         market_type=MarketType.FUTURES,
         symbol=symbol,
-        exchange_order_id=str(order["aid"]),
+        exchange_order_id=identifier(order["aid"]),
         client_order_id=order["caid"],
         status=status,
         side=Side(order["S"]),

@@ -74,6 +74,13 @@ def moment(milliseconds: int | Decimal | str) -> datetime:
     return _EPOCH + timedelta(milliseconds=int(milliseconds))
 
 
+def identifier(value: object) -> str:
+    """An id as text. Raises ValueError for what names nothing: two fills without ids would be one."""
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ValueError(f"{value!r} is no id")
+    return str(value)
+
+
 def number(text: object) -> Decimal | None:
     """A Decimal, or None where Binance writes 0 for "there is none"."""
     return Decimal(str(text)) or None
