@@ -16,12 +16,13 @@ django_application = get_asgi_application()
 from orders.services import warmup  # noqa: E402
 from orders.webhook.views import webhook  # noqa: E402
 from tracking.routing import websocket_urlpatterns  # noqa: E402
-from tradehub import processes  # noqa: E402
+from tradehub import draining, processes  # noqa: E402
 from tradehub.models import ProcessKind  # noqa: E402
 
 if not settings.TESTING:  # a test that imports this module has no database to warm
     warmup.start()
     processes.start(ProcessKind.WEB)
+    draining.prepare()
 
 application = ProtocolTypeRouter(
     {

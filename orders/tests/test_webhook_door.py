@@ -312,6 +312,49 @@ class TestTimeOut:
         assert (await OrderIntent.objects.aget()).home == "EXCHANGE"
 
 
+class TestEnding:
+    """The server is told to end: it cancels every application, and waits for `answer_all`."""
+
+    async def test_answers_what_was_begun_and_begins_nothing_more(
+        self, follower: StrategyAccount, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(views, "_is_ending", False)  # and again after this test
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": signed(LIMIT)}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        serving = asyncio.create_task(webhook(scope(), receive, send))
+        assert await asyncio.to_thread(gate.reached.wait, 10)
+
+        serving.cancel()
+        ending = asyncio.create_task(views.answer_all(seconds=10))
+        await asyncio.wait({serving})
+        assert (serving.cancelled(), ending.done(), sent) == (True, False, [])
+        gate.open()
+        await ending
+
+        assert (sent[0]["status"], json.loads(sent[1]["body"])["success"]) == (200, True)
+        status, _, body = await request(signed(MARKET))
+        assert (status, body["code"]) == (503, "unavailable")
+        assert await sync_to_async(OrderIntent.objects.count)() == 1
+
+    async def test_waits_for_nobody_for_ever(
+        self, follower: StrategyAccount, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(views, "_is_ending", False)
+        serving = asyncio.create_task(request(signed(LIMIT)))
+        assert await asyncio.to_thread(gate.reached.wait, 10)
+
+        await asyncio.wait_for(views.answer_all(seconds=0.1), 5)
+
+        gate.open()
+        assert (await serving)[0] == 200
+
+
 class TestSecrets:
     def test_in_an_exchanges_words_reach_no_row_and_no_answer_unmasked(
         self, follower: StrategyAccount, exchanges: Exchanges

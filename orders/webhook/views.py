@@ -33,6 +33,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _threads: ThreadPoolExecutor | None = None
+_answering: set[asyncio.Task[None]] = set()
+_is_ending = False
 
 
 def threads() -> ThreadPoolExecutor:
@@ -63,13 +65,33 @@ async def webhook(scope: Scope, receive: Receive, send: Send) -> None:
         token=headers.get("x-webhook-token"),
         idempotency_key=headers.get("idempotency-key"),
     )
+    if _is_ending:
+        return await _reply(send, NOTHING_DONE)
+    # A task of its own: a server that is told to end cancels us at once, and the sender of what is done
+    # all the same would have to send it again.
+    answering = asyncio.create_task(_work_and_reply(incoming, send))
+    _answering.add(answering)
+    answering.add_done_callback(_answering.discard)
+    return await asyncio.shield(answering)
+
+
+async def answer_all(*, seconds: float) -> None:
+    """Answer what was begun, for so long at most. From then on nothing is begun any more."""
+    global _is_ending  # noqa: PLW0603  the process ends
+    ends_at = time.monotonic() + seconds
+    while _answering and (left := ends_at - time.monotonic()) > 0:
+        await asyncio.wait(_answering, timeout=left)
+    _is_ending = True
+
+
+async def _work_and_reply(incoming: Incoming, send: Send) -> None:
     try:
         answer = await _answer(incoming)
     except Exception:
         measures.webhook(status=500, seconds=time.monotonic() - incoming.arrived)
         raise
     measures.webhook(status=answer.status, seconds=time.monotonic() - incoming.arrived)
-    return await _reply(send, answer)
+    await _reply(send, answer)
 
 
 async def _answer(incoming: Incoming) -> WebhookAnswer:
