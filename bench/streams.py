@@ -340,6 +340,9 @@ def main() -> int:
     wanted.output.write_text(json.dumps(results.as_json(), indent=2) + "\n")
     if wanted.write_docs:
         report.write_into(PAGE, text, command="bench-streams")
+    if missed := [one.what for one in results.targets() if one.met is False]:
+        say(f"Not met: {'; '.join(missed)}.")
+        return 1
     return 0
 
 

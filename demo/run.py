@@ -46,11 +46,9 @@ def say(text: str = "") -> None:
 
 
 def demo_secrets() -> dict[str, str]:
-    """Return this demo's login, tokens and keys; made at its first start."""
+    """Return this demo's login, tokens and keys; each is made at the first start that wants it."""
     path = STATE / "secrets.json"
-    if path.exists():
-        kept: dict[str, str] = json.loads(path.read_text())
-        return kept
+    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     made = {
         "SECRET_KEY": secrets.token_urlsafe(50),
         "FIELD_ENCRYPTION_KEYS": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
@@ -59,9 +57,11 @@ def demo_secrets() -> dict[str, str]:
         "DEMO_SPOT_TOKEN": secrets.token_urlsafe(18),
         "DEMO_API_KEY": secrets.token_hex(16),
         "DEMO_API_SECRET": secrets.token_hex(32),
-    }
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(made, indent=2))
+        "METRICS_TOKEN": secrets.token_urlsafe(18),
+    } | kept
+    if made != kept:
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(made, indent=2))
     return made
 
 
@@ -241,6 +241,10 @@ tradehub is running. Logs: {LOG}
 Open the page, then send a webhook from another terminal and watch:
 
 {example(env)}
+
+The figures for Prometheus:
+
+curl -H 'Authorization: Bearer {env["METRICS_TOKEN"]}' http://127.0.0.1:{env["WEB_PORT"]}/metrics
 
 Ctrl-C ends everything.""")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -113,6 +114,13 @@ class TestDemo:
             answer = json.load(response)
         assert (answer["success"], answer["summary"]["successful_orders"]) == (True, 5)
 
+        # Its other one fetches the figures.
+        (line,) = [line for line in demo.text.splitlines() if line.endswith("/metrics")]
+        words = shlex.split(line)
+        name, _, value = words[2].partition(": ")
+        with opener.open(urllib.request.Request(words[3], headers={name: value}), timeout=20) as response:
+            assert b"tradehub_submissions_total" in response.read()
+
         # Web, worker with its own, streams, simulator, honcho: all gone afterwards.
         assert len(demo.processes()) > 8
         assert demo.end(signal.SIGINT) == 0
@@ -138,3 +146,22 @@ class TestDemo:
         assert "a process ended" in demo.text
         assert "streams.1 stopped" in demo.text
         assert demo.processes() == []
+
+
+class TestSecrets:
+    def test_of_an_earlier_start_are_kept_and_what_is_missing_is_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = importlib.import_module("demo.run")
+        monkeypatch.setattr(run, "STATE", tmp_path)
+        first = run.demo_secrets()
+        file = tmp_path / "secrets.json"
+        earlier = {name: value for name, value in first.items() if name != "METRICS_TOKEN"}
+        file.write_text(json.dumps(earlier))
+
+        filled = run.demo_secrets()
+
+        assert filled == earlier | {"METRICS_TOKEN": filled["METRICS_TOKEN"]}
+        assert len(filled["METRICS_TOKEN"]) >= 16
+        assert run.demo_secrets() == filled
+        assert file.stat().st_mode & 0o777 == 0o600

@@ -22,6 +22,11 @@ UNITS = ROOT / "deploy" / "systemd"
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 SETTINGS = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 PREFIX = "/opt/tradehub/.venv/bin/"
+IMAGE = "tradehub:${TRADEHUB_VERSION:-local}"
+COMPOSE = [ROOT / "deploy" / name for name in ("compose.yaml", "compose.private.yaml")]
+# What Compose and the Procfile fill in themselves.
+ASKED = {name for path in COMPOSE for name in re.findall(r"\$\{(\w+)", path.read_text())}
+ASKED |= set(re.findall(r"\$\{(\w+)", (ROOT / "Procfile").read_text()))
 
 
 def procfile() -> dict[str, str]:
@@ -48,7 +53,7 @@ class TestDocuments:
         named = set(re.findall(r"`\$?([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", path.read_text()))
 
         assert named
-        assert named - SETTINGS == set()
+        assert named - SETTINGS - ASKED == set()
 
     @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
     def test_name_only_commands_that_exist(self, path: Path) -> None:
@@ -74,7 +79,7 @@ class TestDocuments:
         assert told == gauges | counters
 
     def test_make_the_database_before_the_processes_that_need_it(self) -> None:
-        steps = ["createdb", "tradehub.env.example", "manage migrate", "systemctl enable --now"]
+        steps = ["createdb", "env.example", "manage migrate\n", "  units\n", "systemctl enable --now"]
         (commands,) = (block for block in TEXT.split("```") if "systemctl enable" in block)
 
         assert sorted(steps, key=commands.index) == steps
@@ -101,8 +106,11 @@ class TestUnits:
         assert unit(name)["ExecStart"] == PREFIX + procfile()[process]
 
     def test_start_the_web_as_the_procfile_does(self) -> None:
-        started = unit("tradehub-web@.service")["ExecStart"]
+        web = unit("tradehub-web@.service")
+        name, host = web["Environment"].split("=")  # tradehub.env may say otherwise
+        started = web["ExecStart"].replace(f"${{{name}}}", host)
 
+        assert name == "WEB_HOST"
         assert started == PREFIX + procfile()["web"].replace("--port 8000", "--port %i")
 
     @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
@@ -118,6 +126,21 @@ class TestUnits:
         )
 
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+    def test_are_installed_to_start_one_release(self, tmp_path: Path) -> None:
+        """By the shell function that the document defines."""
+        (function,) = re.findall(r"^  (units\(\) \{.*?^  \})", TEXT, re.MULTILINE | re.DOTALL)
+        (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+        (tmp_path / "installed").mkdir()
+        function = function.replace("/etc/systemd/system", str(tmp_path / "installed"))
+        script = f"systemctl() {{ :; }}\nrelease={tmp_path}\n{function}\nunits\n"
+        subprocess.run(["sh", "-euc", script], check=True, timeout=20)
+
+        for path in UNITS.iterdir():
+            before, after = path.read_text(), (tmp_path / "installed" / path.name).read_text()
+            wanted = re.sub(r"^(\w+=)/opt/tradehub", rf"\1{tmp_path}", before, flags=re.MULTILINE)
+            assert after == wanted
+            assert after.count(f"={tmp_path}") == (0 if path.suffix == ".target" else 2)
 
     def test_the_target_wants_units_that_exist(self) -> None:
         wanted = re.findall(r"^Wants=(.*)$", (UNITS / "tradehub.target").read_text(), re.MULTILINE)
@@ -141,23 +164,31 @@ class TestCompose:
 
     def test_sets_only_settings_that_exist(self) -> None:
         services = compose()["services"]
-        ours = [one for one in services.values() if one["image"] == "tradehub:local"]
+        ours = [one for one in services.values() if one["image"] == IMAGE]
 
         assert len(ours) == 6
         for one in ours:
             assert set(one["environment"]) - SETTINGS == set()
             assert one["read_only"] is True
 
+    def test_publishes_every_web_process_on_the_private_address(self) -> None:
+        private = yaml.safe_load(COMPOSE[1].read_text())["services"]
+
+        assert set(private) == {name for name in compose()["services"] if name.startswith("web")}
+        ports = [port for one in private.values() for port in one["ports"]]
+        assert len(ports) == len(set(ports))
+        assert all(port.startswith("${PRIVATE_ADDRESS:?") for port in ports)
+
     def test_makes_one_machine_of_its_containers(self) -> None:
         """Breakers are kept by host name, which is the container's own unless it is given one."""
         services = compose()["services"]
-        ours = [one for one in services.values() if one["image"] == "tradehub:local"]
+        ours = [one for one in services.values() if one["image"] == IMAGE]
 
         assert {one.get("hostname") for one in ours} == {"${MACHINE:-tradehub}"}
 
     def test_hands_every_setting_on_but_those_that_it_decides_itself(self) -> None:
         services = compose()["services"]
-        ours = [one for one in services.values() if one["image"] == "tradehub:local"]
+        ours = [one for one in services.values() if one["image"] == IMAGE]
         example = (ROOT / "deploy" / "compose.env.example").read_text()
         told = re.search(r"itself sets (.*?):", example.replace("\n# ", " "))
         assert told is not None
@@ -168,7 +199,7 @@ class TestCompose:
             assert decided == set(re.findall(r"[A-Z_]{5,}", told[1]))
 
     def test_asks_for_what_its_example_names(self) -> None:
-        text = (ROOT / "deploy" / "compose.yaml").read_text()
+        text = "".join(path.read_text() for path in COMPOSE)
         example = (ROOT / "deploy" / "compose.env.example").read_text()
         asked = set(re.findall(r"\$\{(\w+)", text))
         named = set(re.findall(r"^(?:# )?([A-Z_]+)=", example, re.MULTILINE))

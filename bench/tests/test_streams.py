@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from bench import streams
 from bench.streams import Results
 
 
@@ -25,3 +31,34 @@ class TestTargets:
         (found,) = [one for one in make_results(delays).targets() if one.what.endswith("page's frame")]
 
         assert (found.wanted, found.measured, found.met) == ("at most 1000 ms", measured, met)
+
+
+class TestMain:
+    @pytest.mark.parametrize(("share", "status", "said"), [(0.3, 0, ""), (0.6, 1, "its share of one core")])
+    def test_says_by_its_exit_status_whether_every_target_was_met(
+        self,
+        share: float,
+        status: int,
+        said: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        @contextmanager
+        def site(*args: object, **options: object) -> Iterator[object]:
+            yield SimpleNamespace(databases=SimpleNamespace(version=lambda: "15"))
+
+        async def measure(site: object, results: Results) -> None:
+            results.reports = results.told = 1
+            results.share = share
+            results.ledger, results.delays = [1.0], [10.0]
+
+        monkeypatch.setattr(streams, "running_site", site)
+        monkeypatch.setattr(streams, "measure", measure)
+        monkeypatch.setenv("DATABASE_URL", "postgres://nowhere/x")
+        monkeypatch.setenv("REDIS_URL", "redis://nowhere")
+        monkeypatch.setattr("sys.argv", ["bench.streams", "--output", str(tmp_path / "found.json")])
+
+        assert streams.main() == status
+        assert said in capsys.readouterr().err
+        assert (tmp_path / "found.json").exists()

@@ -2,7 +2,7 @@
 
 The streams process runs in a thread, the exchange and the page's server are processes of their own, and
 between them are real sockets. Cases 4, 5, 6, 9 and 12 stand in tests/services/test_tracking_processes.py;
-case 13 is the chaos run (tests/chaos).
+case 13 is the chaos run (chaos/).
 """
 
 from __future__ import annotations
