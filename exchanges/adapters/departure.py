@@ -78,6 +78,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._ahead_ms = _wall_ahead_ms()
+        self._doubt_ms = 0.0  # of the last measurement
         self.is_measured = False
         self.measured_at = 0.0
         # The wall clock is set right after a sleep: that one cannot be seen by a measurement any more.
@@ -89,11 +90,12 @@ class Clock:
         return int(time.monotonic() * 1000 + self._ahead_ms)
 
     def set(self, server_ms: float, *, asked_at: float, answered_at: float) -> None:
-        """Take the server's time as it was half-way between question and answer."""
+        """Take the server's time as of half-way between question and answer, give or take half the way."""
         ahead_ms = server_ms - (asked_at + answered_at) * 500
-        if ahead_ms - self._ahead_ms > SLEPT_MS:
+        doubt_ms = (answered_at - asked_at) * 500
+        if ahead_ms - self._ahead_ms > SLEPT_MS + doubt_ms + self._doubt_ms:
             self.slept_until = answered_at
-        self._ahead_ms = ahead_ms
+        self._ahead_ms, self._doubt_ms = ahead_ms, doubt_ms
         self.is_measured, self.measured_at = True, answered_at
 
     @classmethod

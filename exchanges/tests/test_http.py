@@ -314,6 +314,24 @@ class TestClock:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert Clock().slept_until > 0
 
+    @pytest.mark.parametrize("out", [0.01, 4.99], ids=["on the way back", "on the way there"])
+    def test_does_not_take_a_slow_answer_for_a_sleep(self, out: float) -> None:
+        clock = Clock()
+        began, ahead_ms = time.monotonic(), clock._ahead_ms
+
+        def measure(asked: float, out: float, seconds: float, slept: float = 0.0) -> None:
+            server_ms = (began + asked + out + slept) * 1000 + ahead_ms
+            clock.set(server_ms, asked_at=began + asked, answered_at=began + asked + seconds)
+
+        measure(0, 0.01, 0.02)
+        measure(25, out, 5)
+        measure(50, 0.01, 0.02)
+        measure(75, 0.01, 0.02)
+        assert clock.slept_until == 0.0
+
+        measure(100, 0.01, 0.02, slept=3)
+        assert clock.slept_until == began + 100 + 0.02
+
     async def test_is_measured_from_the_first_byte_on(
         self, server: ScriptedServer, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
