@@ -43,7 +43,7 @@ def chores_run(applied: Applied, *, source: str) -> Applied:
             if todo.to_cancel:
                 later.merge(cancels_send(intent_ids=set(todo.to_cancel), source=source, now=database_now()))
             if todo.to_shrink:
-                later.merge(shrink(todo.to_shrink, source=source))
+                later.merge(shrink(todo.to_shrink))
             if todo.strays:
                 later.merge(strays_cancel(todo.strays))
         except (ExchangeError, TimeoutError) as exc:
@@ -67,7 +67,7 @@ def strays_cancel(placement_ids: Collection[int]) -> Applied:
     return CancelsSent(orders, clock=DatabaseClock.ask()).record(source=EventSource.ANSWER)
 
 
-def shrink(intent_ids: Collection[int], *, source: str) -> Applied:
+def shrink(intent_ids: Collection[int]) -> Applied:
     """Take back placements that ask for more than is left of their intents; the rest is queued again.
 
     An earlier placement has filled after its end was told: what rests now would buy that part twice.
@@ -94,4 +94,4 @@ def shrink(intent_ids: Collection[int], *, source: str) -> Applied:
         writes.run()
         if orders:
             events.publish(events.EventsLogged())
-    return CancelsSent(orders, clock=clock).record(source=source)
+    return CancelsSent(orders, clock=clock).record(source=EventSource.ANSWER)  # whoever wanted it: an answer
