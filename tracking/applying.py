@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from exchanges.adapters.types import OrderReport
 from orders.clock import database_now
@@ -18,7 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def reports_apply(
-    *, key: StreamKey, reports: Sequence[OrderReport], source: str, wait_seconds: float | None = None
+    *,
+    key: StreamKey,
+    reports: Sequence[OrderReport],
+    source: str,
+    wait_seconds: float | None = None,
+    asked_at: datetime | None = None,
 ) -> Applied:
     """Apply reports of one stream, in the order given, and keep those that name no placement.
 
@@ -33,20 +39,23 @@ def reports_apply(
         source=source,
         now=now,
         wait_seconds=wait_seconds,
+        asked_at=asked_at,
     )
     unmatched_keep(key=key, reports=applied.unmatched, source=source)
     return applied
 
 
 def answers_apply(
-    *, key: StreamKey, reports: Sequence[OrderReport], source: str
+    *, key: StreamKey, reports: Sequence[OrderReport], source: str, asked_at: datetime
 ) -> tuple[Applied, list[Exception]]:
     """Apply what an exchange answered about orders of one account; one that cannot be applied stops no other.
 
+    `asked_at`, database clock: what has happened here since is newer than the answers, however late they
+    come.
     Returns what was applied, and the errors of those that were not. Raises where the database is away.
     """
     try:
-        return reports_apply(key=key, reports=reports, source=source), []
+        return reports_apply(key=key, reports=reports, source=source, asked_at=asked_at), []
     except Exception as exc:
         if is_away(exc):
             raise
@@ -55,7 +64,7 @@ def answers_apply(
             return Applied(), [exc]
     total, errors = Applied(), []
     for report in reports:
-        applied, failed = answers_apply(key=key, reports=[report], source=source)
+        applied, failed = answers_apply(key=key, reports=[report], source=source, asked_at=asked_at)
         total.merge(applied)
         errors += failed
     return total, errors

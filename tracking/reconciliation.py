@@ -246,7 +246,9 @@ def _ask(
             reports.append(_ended_unheard(key, row, traded))
     _found_again(found)
     _not_found(missing, asked_at)
-    applied, errors = answers_apply(key=key, reports=reports, source=EventSource.RECONCILIATION)
+    applied, errors = answers_apply(
+        key=key, reports=reports, source=EventSource.RECONCILIATION, asked_at=asked_at
+    )
     result.errors += [f"an answer could not be applied: {error}" for error in errors]
     errands_run(applied, source=EventSource.RECONCILIATION)
 

@@ -300,7 +300,8 @@ class _Lists:
 def _settle(key: StreamKey, cases: Sequence[_Case], answers: Sequence[Answer]) -> None:
     reports = [answer for answer in answers if isinstance(answer, OrderReport)]
     if reports:
-        applied, _ = answers_apply(key=key, reports=reports, source=EventSource.RESOLVER)
+        asked_at = min(case.claimed for case in cases) - CLAIM
+        applied, _ = answers_apply(key=key, reports=reports, source=EventSource.RESOLVER, asked_at=asked_at)
         errands_run(applied, source=EventSource.RESOLVER)
     absent = [case for case, answer in zip(cases, answers, strict=True) if isinstance(answer, Absent)]
     proven = [

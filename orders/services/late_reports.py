@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from exchanges.adapters.types import VENUE_CLOSED, OrderReport
 from orders.models import EventSource, EventType, Home, OpenOrder, Placement
@@ -21,6 +21,10 @@ ANSWERS_ARE_OLD_FOR = timedelta(minutes=1)  # at most: what an exchange answers 
 
 @dataclass(slots=True)
 class LateReports(Rows):
+    def is_old_news(self, ended_at: datetime) -> bool:
+        """Tell whether an answer that knows nothing of an end may be from before it."""
+        return (self.asked_at or self.now) - ended_at < ANSWERS_ARE_OLD_FOR
+
     def _apply_late(self, placement: Placement, report: OrderReport, *, fresh: int, before_said: str) -> None:
         """A report about an order that has ended here. Fills count; it re-opens nothing by itself."""
         intent, was_told = placement.intent, False
@@ -47,7 +51,7 @@ class LateReports(Rows):
             if self.source not in FRESHLY_FETCHED:
                 return  # an old message, overtaken by the end
             was_told = placement.exchange_words != FORGOTTEN  # else its end was our conclusion
-            if was_told and self.now - intent.updated_at < ANSWERS_ARE_OLD_FOR:
+            if was_told and self.is_old_news(intent.updated_at):
                 return
             placement.exchange_status, placement.exchange_words = report.status.value, ""
         if self.source in FRESHLY_FETCHED and intent.home != Home.EXCHANGE and intent.remaining_quantity > 0:

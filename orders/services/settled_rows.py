@@ -83,6 +83,7 @@ class Rows:
     new_failed: list[FailedOrder] = field(default_factory=list)
     shrunk_failed: dict[int, FailedOrder] = field(default_factory=dict)
     healed_failed: dict[int, FailedOrder] = field(default_factory=dict)
+    asked_at: datetime | None = None  # when the exchange was asked for what it answers here
     new_pending: dict[int, PendingOrder] = field(default_factory=dict)  # by intent id
     ended_pending: set[int] = field(default_factory=set)  # intent ids
     log: list[OrderEvent] = field(default_factory=list)

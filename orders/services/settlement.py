@@ -61,18 +61,27 @@ def apply_reports(
     source: str,
     now: datetime,
     wait_seconds: float | None = None,
+    asked_at: datetime | None = None,
 ) -> Applied:
     """Apply reports of one account and market, in the order given; see `outcomes_apply`.
 
     Reports that name no placement of ours come back in `unmatched`. `wait_seconds`: no longer for any lock,
-    on PostgreSQL; it raises OperationalError when that is not enough.
+    on PostgreSQL; it raises OperationalError when that is not enough. `asked_at`: when the exchange was asked
+    (database clock), where they are its answers: they know nothing of what came later.
     """
     batch = Reports(account_id, market_type, reports)
-    return apply_reports_together([batch], source=source, now=now, wait_seconds=wait_seconds)[0]
+    return apply_reports_together(
+        [batch], source=source, now=now, wait_seconds=wait_seconds, asked_at=asked_at
+    )[0]
 
 
 def apply_reports_together(
-    batches: Sequence[Reports], *, source: str, now: datetime, wait_seconds: float | None = None
+    batches: Sequence[Reports],
+    *,
+    source: str,
+    now: datetime,
+    wait_seconds: float | None = None,
+    asked_at: datetime | None = None,
 ) -> list[Applied]:
     """Apply reports of several accounts in one transaction; the answers come batch by batch.
 
@@ -93,7 +102,7 @@ def apply_reports_together(
                 outcomes.append(Outcome(placement_id, report))
         groups.append(outcomes)
         unmatched.append(strange)
-    results = _settle(groups, source=source, now=now, wait_seconds=wait_seconds)
+    results = _settle(groups, source=source, now=now, wait_seconds=wait_seconds, asked_at=asked_at)
     for applied, strange in zip(results, unmatched, strict=True):
         applied.unmatched = strange
     return results
@@ -126,6 +135,7 @@ def _settle(
     now: datetime,
     in_memory: Mapping[int, Placement] | None = None,
     wait_seconds: float | None = None,
+    asked_at: datetime | None = None,
 ) -> list[Applied]:
     """Apply groups of outcomes in one transaction. No intent is in two of them."""
     outcomes = [outcome for group in groups for outcome in group]
@@ -135,6 +145,7 @@ def _settle(
         if wait_seconds is not None:
             locks.wait_at_most(wait_seconds)
         work = _Work.load(outcomes, source=source, now=now, in_memory=in_memory or {})
+        work.asked_at = asked_at
         for group in groups:
             work.begin_part()
             for outcome in group:
@@ -421,6 +432,9 @@ class _Work(LateReports):
         elif intent.cancel_requested or (intent.order_type == "MARKET" and intent.filled_quantity > 0):
             self._end(placement, order, kind, Home.DONE, after=status, report=report)
         elif self._was_moved_back(placement, order, status):
+            if self.source in FRESHLY_FETCHED and report.status not in VENUE_CLOSED:
+                self._lives_by_an_answer(placement, order, report)
+                return
             is_told = report.filled_quantity is not None and report.triggered is not None
             if not is_told and self.source not in FRESHLY_FETCHED:
                 # Not a word about what had filled by then, or whether it had triggered: ask before it waits.
@@ -429,7 +443,8 @@ class _Work(LateReports):
                 return
             self._requeue(placement, order, report=report)
         else:
-            was_ours = order.cancel_reason in MOVED_BACK and placement.has_triggered
+            is_canceled = status == OrderStatus.CANCELED
+            was_ours = placement.has_triggered and is_canceled and self._is_moved_back(order)
             self._end(placement, order, kind, Home.FAILED, after=status, report=report)
             words = placement.exchange_words
             failed = failures.ended_there(intent, FailedStatus(status.value.lower()), words, now=self.now)
@@ -443,13 +458,25 @@ class _Work(LateReports):
             return False  # it had triggered: it must not wait for its price once more
         if placement.exchange_words == FORGOTTEN:
             return False  # nobody has said that it ended: what goes back is placed again
-        asked = order.cancel_reason in MOVED_BACK and (
+        return self._is_moved_back(order) and intent.is_queued and status == OrderStatus.CANCELED
+
+    def _is_moved_back(self, order: OpenOrder) -> bool:
+        """Tell whether a cancel that ends it now may be ours. Its reason stays when it is found alive."""
+        return order.cancel_reason in MOVED_BACK and (
             order.status == OrderStatus.CANCELING
             # Found alive just now, while its cancel was still on its way: a limiter may hold one for long.
             or self.source == EventSource.ANSWER
             or self.now - order.updated_at < CANCEL_ARRIVES_WITHIN
         )
-        return asked and intent.is_queued and status == OrderStatus.CANCELED
+
+    def _lives_by_an_answer(self, placement: Placement, order: OpenOrder, report: OrderReport) -> None:
+        """Its end was told by a message, and an answer does not know of it: it lags behind, at first."""
+        if self.is_old_news(order.updated_at):
+            order.ask_at = self.now + ASK_SOON  # what it had filled, whether it had triggered: not known yet
+            self._touch(placement, order)
+        else:
+            placement.exchange_status = report.status.value
+            self._apply_live(placement, order, report, fresh=0)
 
 
 def _child_of(placement: Placement, report: OrderReport) -> str:

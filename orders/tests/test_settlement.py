@@ -25,6 +25,7 @@ from orders.models import (
     OpenOrder,
     OrderEvent,
     OrderIntent,
+    PendingOrder,
     Placement,
     PlacementOutcome,
     StrategyAccount,
@@ -33,7 +34,8 @@ from orders.models import (
     TradeExecution,
 )
 from orders.services.applied import FORGOTTEN, Applied, NeverPlaced, Outcome
-from orders.services.settlement import apply_reports, never_placed, outcomes_apply
+from orders.services.failures import TRIGGERED_MEANWHILE
+from orders.services.settlement import _settle, apply_reports, never_placed, outcomes_apply
 from orders.states import OrderStatus
 from orders.tests.factories import (
     FUTURES,
@@ -106,6 +108,67 @@ def position_of(placement: Placement) -> tuple[Decimal, Decimal | None, Decimal]
         strategy_account=placement.intent.strategy_account, symbol=placement.intent.symbol
     )
     return row.quantity, row.average_price, row.realized_pnl
+
+
+class TestStopThatIsMovedBack:
+    """Its end was told, but not whether it had triggered by then."""
+
+    STOP: dict[str, Any] = {"order_type": "STOP_LIMIT", "stop_price": Decimal(1), "is_queued": True}
+
+    @pytest.fixture
+    def placement(self, follower: StrategyAccount) -> Placement:
+        placement = canceling(follower, CancelReason.MOVE_BACK, **self.STOP)
+        OpenOrder.objects.update(updated_at=LATER)
+        settle(placement, make_report(placement, "CANCELED", filled=0, triggered=None))
+        return placement
+
+    def test_is_asked_about_until_the_answer_knows_of_the_end(self, placement: Placement) -> None:
+        lagging = make_report(placement, "NEW", filled=0, triggered=False)
+        settle(placement, lagging, source=EventSource.RESOLVER)
+
+        found = open_order(placement)
+        assert found is not None
+        assert found.ask_at is not None
+        assert (found.status, found.ask_at > LATER) == (OrderStatus.CANCELING, True)
+        assert not PendingOrder.objects.exists()
+
+        told = make_report(placement, "CANCELED", filled=0, triggered=True, child_order_id="c1")
+        settle(placement, told, source=EventSource.RESOLVER)
+
+        assert FailedOrder.objects.get().reason == TRIGGERED_MEANWHILE
+        assert not PendingOrder.objects.exists()
+
+    def test_waits_again_when_it_had_not_triggered(self, placement: Placement) -> None:
+        settle(
+            placement,
+            make_report(placement, "CANCELED", filled=0, triggered=False),
+            source=EventSource.RESOLVER,
+        )
+
+        assert PendingOrder.objects.get().intent_id == placement.intent_id
+
+    def test_lives_on_when_the_answer_says_so_a_minute_later(self, placement: Placement) -> None:
+        OpenOrder.objects.update(updated_at=LATER - timedelta(minutes=2))
+
+        alive = make_report(placement, "NEW", filled=0, triggered=False)
+        settle(placement, alive, source=EventSource.RESOLVER)
+
+        assert (status_of(placement), placement.exchange_status) == (OrderStatus.NEW, "NEW")
+        assert not PendingOrder.objects.exists()
+
+    def test_is_no_excuse_for_an_end_long_after_it_was_found_alive(self, follower: StrategyAccount) -> None:
+        placement = canceling(follower, CancelReason.MOVE_BACK, **self.STOP)
+        settle(placement, make_report(placement, "NEW", filled=0), source=EventSource.RESOLVER)
+        OpenOrder.objects.update(updated_at=LATER - timedelta(days=3))
+
+        settle(placement, make_report(placement, "NEW", triggered=True, child_order_id="c1"))
+        words = make_report(
+            placement, "EXPIRED", filled=0, triggered=True, child_order_id="c1", reason="margin"
+        )
+        settle(placement, words)
+
+        failed = FailedOrder.objects.get()
+        assert (failed.reason, failed.exchange_error) == ("Expired on the exchange", "margin")
 
 
 class TestAccepted:
@@ -867,6 +930,25 @@ class TestAdoption:
         assert (status_of(placement), intent_of(placement).home) == (OrderStatus.NEW, Home.EXCHANGE)
         assert events_of(placement)[-2:] == ["IMPOSSIBLE_REPORT", "LIVE_AGAIN"]
         assert "cannot follow CANCELED" in caplog.text
+
+    def test_does_not_believe_an_answer_that_is_applied_long_after_it_was_given(
+        self, follower: StrategyAccount
+    ) -> None:
+        """Whoever asked was frozen, or waited for others' answers; the order has ended since."""
+        placement = canceling(follower, CancelReason.MOVE_BACK, is_queued=True)
+        settle(placement, make_report(placement, "CANCELED", filled=0))
+        assert intent_of(placement).home == Home.QUEUE
+        ended_at = LATER - timedelta(minutes=2)
+        OrderIntent.objects.update(updated_at=ended_at)
+        alive = [Outcome(placement.pk, make_report(placement, "NEW", filled=0))]
+
+        _settle(
+            [alive], source=EventSource.RECONCILIATION, now=LATER, asked_at=ended_at - timedelta(seconds=1)
+        )
+        assert (status_of(placement), intent_of(placement).home) == (None, Home.QUEUE)
+
+        _settle([alive], source=EventSource.RECONCILIATION, now=LATER, asked_at=LATER)
+        assert intent_of(placement).home == Home.EXCHANGE
 
     def test_rests_on_when_it_was_made_larger_over_there(self, follower: StrategyAccount) -> None:
         placement = resting(follower)
